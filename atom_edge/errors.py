@@ -1,0 +1,85 @@
+"""The error tree.
+
+Every error that atom-edge raises on purpose derives from `AtomEdgeError`, and its message says
+what was wrong, where, and what to do. The command line prints the message without a traceback
+and exits 1.
+
+    AtomEdgeError
+    ├── SnapshotError              a model folder or hub id that cannot be opened
+    │   ├── UnsupportedModelError  a feature that the model in this package does not compute
+    │   └── WeightsError           tensors that are missing, left over or of another shape
+    ├── TokenizerError             a tokenizer file that cannot be used
+    ├── BundleError                an exported folder that cannot be used
+    │   └── IntegrityError         a file that is missing, changed or unsafe
+    ├── ExportError                an export that cannot be done
+    │   └── ValidationError        an export whose result is not the PyTorch model's
+    ├── ProviderError              an execution provider that was asked for and cannot be had
+    ├── GenerationError            a request that cannot be generated
+    ├── TrainingError              a recipe, a data source or a run that cannot be used
+    ├── EvaluationError            a task or its data that cannot be used
+    └── MissingExtraError          an optional dependency that this command needs
+"""
+
+from __future__ import annotations
+
+
+class AtomEdgeError(Exception):
+    """Base of all errors that atom-edge raises on purpose."""
+
+
+class SnapshotError(AtomEdgeError):
+    """A model folder or hub id cannot be opened."""
+
+
+class UnsupportedModelError(SnapshotError):
+    """The snapshot asks for a feature that `AtomForCausalLM` does not compute."""
+
+
+class WeightsError(SnapshotError):
+    """Tensors of the snapshot are missing, left over or of another shape than the model's."""
+
+
+class TokenizerError(AtomEdgeError):
+    """A tokenizer file cannot be used."""
+
+
+class BundleError(AtomEdgeError):
+    """An exported folder cannot be used."""
+
+
+class IntegrityError(BundleError):
+    """A file of a bundle is missing, has changed or is unsafe to open."""
+
+
+class ExportError(AtomEdgeError):
+    """An export cannot be done."""
+
+
+class ValidationError(ExportError):
+    """The exported graph does not compute what the PyTorch model computes."""
+
+
+class ProviderError(AtomEdgeError):
+    """An execution provider was asked for and cannot be had."""
+
+
+class GenerationError(AtomEdgeError):
+    """A request cannot be generated."""
+
+
+class TrainingError(AtomEdgeError):
+    """A recipe, a data source or a training run cannot be used."""
+
+
+class EvaluationError(AtomEdgeError):
+    """A task or its data cannot be used."""
+
+
+class MissingExtraError(AtomEdgeError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, purpose: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{module}', which is not installed. "
+            f"Install it with: pip install 'atom-edge[{extra}]'"
+        )

@@ -1,0 +1,378 @@
+"""Atom in PyTorch, as a transformers model.
+
+A Llama-shaped causal decoder (RMSNorm, rotary positions, grouped-query attention, gated SiLU) with
+one addition, exclusive self attention: what a token's attention output has in common with the
+token's own value vector is taken out of it. Parameters carry the names of transformers' Llama.
+
+Shapes below: B batch, T new tokens, S tokens in the cache after them, H query heads, K key-value
+heads, D head size, E hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from atom_edge.config import AtomConfig
+from atom_edge.errors import GenerationError
+
+# Keeps the direction of a zero value vector defined; far below the square of any real one.
+_XSA_EPSILON = 1e-20
+
+
+def rotary_tables(config: AtomConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's rotary angles, each float32 `[context, D / 2]`.
+
+    Source: RoFormer, arXiv 2104.09864, equation 34, in the half-split layout of Llama.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+    angles = torch.outer(positions, frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the halves of each head of `x` `[B, heads, T, D]` by `cos`, `sin` `[B, 1, T, D/2]`."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def exclude_own_value(output: Tensor, value: Tensor) -> Tensor:
+    """Exclusive self attention: remove from `output` its part along the token's own value.
+
+    `z = y - (y . v) v / |v|^2` for each query head (arXiv 2603.09078).
+
+    Args:
+        output: attention output `[B, T, H, D]`.
+        value: the tokens' own values `[B, T, K, D]`; H is a multiple of K.
+    """
+    batch, tokens, heads, width = output.shape
+    kv_heads = value.shape[2]
+    grouped = output.view(batch, tokens, kv_heads, heads // kv_heads, width)
+    squared_norm = value.float().square().sum(-1, keepdim=True)
+    direction = (value.float() * torch.rsqrt(squared_norm + _XSA_EPSILON)).to(output.dtype)
+    direction = direction.unsqueeze(3)
+    along = (grouped * direction).sum(-1, keepdim=True)
+    return (grouped - along * direction).reshape(batch, tokens, heads, width)
+
+
+def eager_attention_forward(
+    module: AtomAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention as plain products, the form in which the model is traced.
+
+    The query heads that share a key-value head are laid out as rows of one product, so that keys
+    and values are never repeated.
+
+    Args:
+        module: the layer that calls.
+        query: `[B, H, T, D]`.
+        key: `[B, K, S, D]`; `value` likewise.
+        value: see `key`.
+        attention_mask: added to the scores, `[B, 1, T, S]`; None is causal over `S == T`.
+        scaling: factor of the scores.
+        dropout: must be 0.
+
+    Returns:
+        output `[B, T, H, D]` and weights `[B, H, T, S]`.
+    """
+    batch, heads, tokens, width = query.shape
+    kv_heads = key.shape[1]
+    groups = heads // kv_heads
+    if attention_mask is None:
+        hidden = torch.full((tokens, tokens), torch.finfo(query.dtype).min, device=query.device)
+        attention_mask = hidden.triu(1)[None, None].to(query.dtype)
+    grouped = query.reshape(batch, kv_heads, groups, tokens, width)
+    scores = torch.matmul(grouped, key.unsqueeze(2).transpose(-1, -2)) * scaling
+    weights = F.softmax(scores + attention_mask.unsqueeze(2), dim=-1, dtype=torch.float32)
+    output = torch.matmul(weights.to(value.dtype), value.unsqueeze(2))
+    output = output.reshape(batch, heads, tokens, width).transpose(1, 2)
+    return output, weights.reshape(batch, heads, tokens, -1)
+
+
+class AtomAttention(nn.Module):
+    """Grouped-query attention with rotary positions and, if `config.xsa`, XSA."""
+
+    is_causal = True
+
+    def __init__(self, config: AtomConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        query_width = config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Attend from `hidden_states` `[B, T, E]` to the cache and themselves; `[B, T, E]`."""
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        own_value = self.v_proj(hidden_states).view(shape)
+        query, key, value = rotate(query, *rotary), rotate(key, *rotary), own_value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attend = ALL_ATTENTION_FUNCTIONS.get(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, _ = attend(
+            self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
+        )
+        if self.config.xsa:
+            output = exclude_own_value(output, own_value)
+        return self.o_proj(output.flatten(2))
+
+
+class AtomMLP(nn.Module):
+    """Gated SiLU feed-forward: `down(silu(gate(x)) * up(x))` (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, config: AtomConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map `[B, T, E]` to `[B, T, E]`."""
+        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class AtomDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: AtomConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = AtomAttention(config, layer_idx)
+        self.mlp = AtomMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_states: Tensor, **attention: Any) -> Tensor:
+        """Map `[B, T, E]` to `[B, T, E]`; `attention` is passed to `AtomAttention.forward`."""
+        hidden_states = hidden_states + self.self_attn(
+            self.input_layernorm(hidden_states), **attention
+        )
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class AtomPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What the Atom models share with transformers: loading, saving, initialisation."""
+
+    config_class = AtomConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("AtomDecoderLayer",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+
+
+class AtomModel(AtomPreTrainedModel):
+    """The decoder without its output projection."""
+
+    def __init__(self, config: AtomConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            AtomDecoderLayer(config, index) for index in range(config.num_hidden_layers)
+        )
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        cos, sin = rotary_tables(config)
+        self.register_buffer("rotary_cos", cos, persistent=False)
+        self.register_buffer("rotary_sin", sin, persistent=False)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        cache_position: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the decoder over T new tokens.
+
+        Args:
+            input_ids: int64 `[B, T]`.
+            attention_mask: 1 for tokens and 0 for padding, `[B, S]`, or a 4-D mask that is added
+                to the scores, `[B, 1, T, S]`.
+            position_ids: int64 `[B, T]`, each below the context; counted on when None.
+            past_key_values: the cache, extended in place.
+            inputs_embeds: `[B, T, E]` instead of `input_ids`.
+            use_cache: whether to make and return a cache; `config.use_cache` when None.
+            cache_position: int64 `[T]`, places of the new tokens in the cache.
+            kwargs: passed to the attention function.
+
+        Raises:
+            GenerationError: when the tokens do not fit into the context.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if use_cache and past_key_values is None and not self.training:
+            past_key_values = DynamicCache(config=self.config)
+
+        tokens = inputs_embeds.shape[1]
+        if cache_position is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            cache_position = torch.arange(past, past + tokens, device=inputs_embeds.device)
+        if position_ids is None:
+            position_ids = cache_position.unsqueeze(0)
+        self._check_context(tokens)
+
+        # With neither cache nor padding the attention functions are causal by themselves.
+        if attention_mask is not None or past_key_values is not None:
+            attention_mask = create_causal_mask(
+                config=self.config,
+                input_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                cache_position=cache_position,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        rotary = (
+            self.rotary_cos[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
+            self.rotary_sin[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
+        )
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                rotary=rotary,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+    def _check_context(self, tokens: int) -> None:
+        context = self.config.max_position_embeddings
+        if not torch.compiler.is_compiling() and tokens > context:
+            raise GenerationError(
+                f"{tokens} tokens do not fit into the model's context of {context}. "
+                "Shorten the input."
+            )
+
+
+class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """Atom with its output projection: logits of the next token at every position."""
+
+    _tied_weights_keys = ("lm_head.weight",)
+
+    def __init__(self, config: AtomConfig) -> None:
+        super().__init__(config)
+        self.model = AtomModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token, float `[B, T, vocab]`.
+
+        Args:
+            labels: int64 `[B, T]`, the input shifted by the loss itself; -100 is left out.
+            logits_to_keep: only the last so many positions' logits; 0 is all of them.
+            input_ids: see `AtomModel.forward`, also for the arguments not named here.
+            attention_mask: see `AtomModel.forward`.
+            position_ids: see `AtomModel.forward`.
+            past_key_values: see `AtomModel.forward`.
+            inputs_embeds: see `AtomModel.forward`.
+            use_cache: see `AtomModel.forward`.
+            cache_position: see `AtomModel.forward`.
+            kwargs: passed to the loss and to the attention function.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cache_position=cache_position,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values
+        )
+
+
+def register() -> None:
+    """Make transformers' Auto classes know `model_type: "atom"`; may be called again."""
+    AutoConfig.register("atom", AtomConfig, exist_ok=True)
+    AutoModel.register(AtomConfig, AtomModel, exist_ok=True)
+    AutoModelForCausalLM.register(AtomConfig, AtomForCausalLM, exist_ok=True)
+
+
+register()

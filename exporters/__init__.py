@@ -1,0 +1,1 @@
+"""Exporters: from a PyTorch model to a bundle."""

@@ -1,0 +1,1 @@
+"""Named graph passes, one a file."""

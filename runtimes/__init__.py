@@ -1,0 +1,1 @@
+"""Runtimes: from a bundle to text, without torch."""
