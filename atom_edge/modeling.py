@@ -33,7 +33,7 @@ from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError
 
 # Keeps the direction of a zero value vector defined; far below the square of any real one.
-_XSA_EPSILON = 1e-20
+_XSA_MIN_SQUARED_NORM = 1e-20
 
 
 def rotary_tables(config: AtomConfig) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,8 @@ def exclude_own_value(output: Tensor, value: Tensor) -> Tensor:
     batch, tokens, heads, width = output.shape
     kv_heads = value.shape[2]
     grouped = output.view(batch, tokens, kv_heads, heads // kv_heads, width)
-    squared_norm = value.float().square().sum(-1, keepdim=True)
-    direction = (value.float() * torch.rsqrt(squared_norm + _XSA_EPSILON)).to(output.dtype)
+    squared_norm = value.float().square().sum(-1, keepdim=True).clamp_min(_XSA_MIN_SQUARED_NORM)
+    direction = (value.float() * torch.rsqrt(squared_norm)).to(output.dtype)
     direction = direction.unsqueeze(3)
     along = (grouped * direction).sum(-1, keepdim=True)
     return (grouped - along * direction).reshape(batch, tokens, heads, width)
@@ -150,9 +150,9 @@ class AtomAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = eager_attention_forward
+        if self.config._attn_implementation != "eager":
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         output, _ = attend(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )

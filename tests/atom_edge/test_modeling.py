@@ -100,6 +100,7 @@ def test_attention_implementations_agree() -> None:
     logits = {}
     for implementation in ("eager", "sdpa"):
         model.set_attn_implementation(implementation)
+        assert model.config._attn_implementation == implementation
         with torch.no_grad():
             logits[implementation] = model(ids, attention_mask=mask).logits[mask.bool()]
     torch.testing.assert_close(logits["eager"], logits["sdpa"], rtol=0, atol=2e-5)
