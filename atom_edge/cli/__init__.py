@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from atom_edge import __version__
+from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.errors import AtomEdgeError
 
 app = typer.Typer(
@@ -40,6 +41,9 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+app.command("train-tokenizer")(train_tokenizer)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Training from scratch: the tokenizer, the curriculum of texts, pretraining (needs torch)."""
