@@ -1,0 +1,287 @@
+"""The exported folder: its layout, its manifest, its checks, and how it is written.
+
+    manifest.json            what the bundle is and the size and sha256 of every other file
+    config.json              shape of the model
+    generation_config.json   special tokens of generation
+    tokenizer.json           the tokenizer; tokenizer_config.json beside it
+    README.md                the model card
+    onnx/*.onnx              the graphs, single files
+
+A bundle is verified before anything in it is opened, and is written aside and renamed, so that a
+destination holds a whole bundle or what it held before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atom_edge.errors import BundleError, IntegrityError
+from atom_edge.onnx_wire import external_tensors
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. Only files that the manifest lists, with their sha256, are ever read.
+
+    Attributes:
+        path: the folder.
+        manifest: the parsed `manifest.json`.
+        config: the parsed `config.json`.
+        generation_config: the parsed `generation_config.json`.
+        tokenizer_config: the parsed `tokenizer_config.json`, empty if there is none.
+        chat_template: the Jinja template of a chat model, None for a base model.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    chat_template: str | None
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """Where `tokenizer.json` is."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence, prompt and reply together, in tokens."""
+        return int(self.manifest["context_length"])
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles for which the bundle has a graph."""
+        return tuple(self.manifest["graphs"])
+
+    def graph(self, role: str = "model") -> Path:
+        """The ONNX file of a role; "model" is the portable graph, for prefill and decode.
+
+        Raises:
+            BundleError: if the bundle has no such graph.
+        """
+        if role not in self.manifest["graphs"]:
+            raise BundleError(
+                f"The bundle {self.path} has no graph for {role!r}; it has {', '.join(self.roles)}."
+            )
+        return self.path / str(self.manifest["graphs"][role])
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Verify a bundle and read its JSON files.
+
+    Raises:
+        BundleError: if the folder is missing or of a format version that this release cannot read.
+        IntegrityError: if a listed file is missing or changed, if a file that is needed is not
+            listed, or if a graph keeps tensors in other files.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise BundleError(f"There is no bundle {root}: it is not a folder.")
+    if not (root / MANIFEST).is_file():
+        raise BundleError(
+            f"{root} is not a bundle: it has no {MANIFEST}. "
+            f"Make one from a model folder with: atom-edge export {root} -o DIR"
+        )
+    manifest = _read_json(root / MANIFEST)
+    _check_manifest(root, manifest)
+    files = manifest["files"]
+    for name, expected in files.items():
+        _check_file(root, name, expected)
+    for name in files:
+        if name.endswith(".onnx"):
+            _check_self_contained(root / name)
+    tokenizer_config = (
+        _read_json(root / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
+    )
+    template = tokenizer_config.get("chat_template")
+    if "chat_template.jinja" in files:
+        template = (root / "chat_template.jinja").read_text(encoding="utf-8")
+    return Bundle(
+        path=root,
+        manifest=manifest,
+        config=_read_json(root / "config.json"),
+        generation_config=_read_json(root / "generation_config.json"),
+        tokenizer_config=tokenizer_config,
+        chat_template=template if isinstance(template, str) and template else None,
+    )
+
+
+def seal(staging: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write `manifest.json` of a complete staging folder and return what was written.
+
+    `format_version` and `files` are added to `manifest`: the size and sha256 of every file.
+    """
+    names = sorted(
+        file.relative_to(staging).as_posix()
+        for file in staging.rglob("*")
+        if file.is_file() and file != staging / MANIFEST
+    )
+    sealed = {"format_version": FORMAT_VERSION, **manifest}
+    sealed["files"] = {
+        name: {"bytes": (staging / name).stat().st_size, "sha256": _sha256(staging / name)}
+        for name in names
+    }
+    _check_manifest(staging, sealed)
+    (staging / MANIFEST).write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n")
+    return sealed
+
+
+@contextlib.contextmanager
+def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a new folder beside `destination`; when the block ends well, it takes its place.
+
+    An exception in the block, Ctrl+C included, removes the folder and leaves `destination` as it
+    was. With `force` an existing bundle or empty folder is replaced; nothing else ever is.
+
+    Raises:
+        BundleError: before the block, if `destination` is taken; after it, if `seal` was not
+            called.
+    """
+    target = Path(destination).resolve()
+    _check_replaceable(target, force)
+    created = _make_parents(target)
+    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        staging.mkdir()
+        yield staging
+        if not (staging / MANIFEST).is_file():
+            raise BundleError(f"The bundle for {target} has no {MANIFEST}: it was never sealed.")
+        _sync(staging)
+        _check_replaceable(target, force)
+        _put_in_place(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not readable JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path} holds no JSON object.")
+    return value
+
+
+def _check_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    """Check everything that the code above relies on; the rest of the manifest is information."""
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{root} has bundle format {version!r}, and this release of atom-edge reads format "
+            f"{FORMAT_VERSION}. Export the model again, or install the release that wrote it."
+        )
+    files, graphs = manifest.get("files"), manifest.get("graphs")
+    if not isinstance(files, dict) or not isinstance(graphs, dict):
+        raise IntegrityError(f"{root / MANIFEST} does not list 'files' and 'graphs'.")
+    for name in files:
+        _check_name(root, name)
+    needed = [*_REQUIRED_FILES, *graphs.values()]
+    if missing := [name for name in needed if not isinstance(name, str) or name not in files]:
+        raise IntegrityError(f"{root / MANIFEST} lists no size and sha256 of {missing}.")
+    if "model" not in graphs:
+        raise IntegrityError(f"{root / MANIFEST} names no graph for the role 'model'.")
+    context = manifest.get("context_length")
+    if not isinstance(context, int) or isinstance(context, bool) or context < 1:
+        raise IntegrityError(f"{root / MANIFEST} has the context_length {context!r}.")
+
+
+def _check_name(root: Path, name: str) -> None:
+    """Refuse names that could lead out of the folder, on any operating system."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\\:\0"):
+        raise IntegrityError(f"{root / MANIFEST} lists {name!r}, which is not inside the bundle.")
+
+
+def _check_file(root: Path, name: str, expected: Any) -> None:
+    path = root / name
+    if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
+        raise IntegrityError(f"{root / MANIFEST} lists no size and sha256 of {name!r}.")
+    if not path.is_file():
+        raise IntegrityError(f"The bundle {root} lacks its file {name}. Fetch or export it again.")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise IntegrityError(
+            f"{path} has {size} bytes, and the manifest says {expected['bytes']}: "
+            "it is damaged or was changed. Fetch or export the bundle again."
+        )
+    if _sha256(path) != expected["sha256"]:
+        raise IntegrityError(
+            f"{path} does not have the sha256 that the manifest gives: "
+            "it is damaged or was changed. Fetch or export the bundle again."
+        )
+
+
+def _check_self_contained(path: Path) -> None:
+    if tensors := external_tensors(path):
+        shown = ", ".join(repr(name) for name in tensors[:3]) + (", ..." if tensors[3:] else "")
+        raise IntegrityError(
+            f"{path} keeps {len(tensors)} tensors in other files ({shown}). "
+            "A bundle holds single-file graphs only; such a graph is not opened."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_replaceable(target: Path, force: bool) -> None:
+    if not target.exists():
+        return
+    if not force:
+        raise BundleError(f"{target} exists. Choose another folder, or replace it with --force.")
+    is_empty = target.is_dir() and not any(target.iterdir())
+    if not is_empty and not (target / MANIFEST).is_file():
+        raise BundleError(
+            f"{target} is not a bundle, so that --force does not replace it. "
+            "Choose another folder, or remove it first."
+        )
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Create the folders above `target`; return those that are new, the deepest first."""
+    new = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _sync(folder: Path) -> None:
+    """Ask the system to have every file on disk, so that no crash leaves half a bundle."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Rename `staging` to `target`; what stood there is moved aside first, and back on failure."""
+    old = staging.with_suffix(".old")
+    try:
+        if target.exists():
+            target.rename(old)
+        staging.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,270 @@
+"""A bundle is whole or refused, and a destination is whole or untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from atom_edge.bundle import FORMAT_VERSION, Bundle, open_bundle, seal, write_bundle
+from atom_edge.errors import BundleError, IntegrityError
+
+MANIFEST = {"context_length": 512, "graphs": {"model": "onnx/model.onnx"}, "quantization": "none"}
+
+
+def fill(staging: Path, **more: str) -> None:
+    (staging / "onnx").mkdir()
+    weights = helper.make_tensor("weights", TensorProto.FLOAT, [2], [1.0, 2.0])
+    graph = helper.make_graph([], "main", [], [], initializer=[weights])
+    onnx.save(helper.make_model(graph), staging / "onnx" / "model.onnx")
+    (staging / "config.json").write_text('{"model_type": "llama"}')
+    (staging / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')
+    (staging / "tokenizer.json").write_text("{}")
+    for name, content in more.items():
+        (staging / name.replace("__", ".")).write_text(content)
+
+
+def make(destination: Path, force: bool = False, **more: str) -> Path:
+    with write_bundle(destination, force=force) as staging:
+        fill(staging, **more)
+        seal(staging, MANIFEST)
+    return destination
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make(tmp_path / "bundle")
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_was_written_is_read(folder: Path) -> None:
+    bundle = open_bundle(folder)
+    assert bundle.path == folder
+    assert bundle.manifest["format_version"] == FORMAT_VERSION
+    assert bundle.manifest["quantization"] == "none"
+    assert bundle.graph() == folder / "onnx" / "model.onnx"
+    assert bundle.roles == ("model",)
+    assert bundle.tokenizer_file == folder / "tokenizer.json"
+    assert bundle.config == {"model_type": "llama"}
+    assert bundle.generation_config == {"eos_token_id": [2, 4]}
+    assert bundle.context_length == 512
+    assert bundle.chat_template is None
+    assert set(bundle.manifest["files"]) == {
+        "config.json",
+        "generation_config.json",
+        "onnx/model.onnx",
+        "tokenizer.json",
+    }
+
+
+def test_the_chat_template_is_read_from_either_place(tmp_path: Path) -> None:
+    config = '{"chat_template": "{{ messages }}"}'
+    inside = make(tmp_path / "inside", tokenizer_config__json=config)
+    assert open_bundle(inside).chat_template == "{{ messages }}"
+    beside = make(tmp_path / "beside", chat_template__jinja="{{ tools }}")
+    assert open_bundle(beside).chat_template == "{{ tools }}"
+
+
+def test_a_graph_that_is_not_there_is_an_error(folder: Path) -> None:
+    with pytest.raises(BundleError, match="no graph for 'decode'; it has model"):
+        open_bundle(folder).graph("decode")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "onnx/model.onnx"]
+)
+def test_one_changed_byte_is_refused(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(IntegrityError, match=rf"{Path(name).name} does not have the sha256"):
+        open_bundle(folder)
+
+
+def test_a_missing_file_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(IntegrityError, match=r"lacks its file tokenizer\.json"):
+        open_bundle(folder)
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    graph = folder / "onnx" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="bytes, and the manifest says"):
+        open_bundle(folder)
+
+
+def test_external_data_is_refused(tmp_path: Path) -> None:
+    with write_bundle(tmp_path / "bundle") as staging:
+        fill(staging)
+        weights = helper.make_tensor("weights", TensorProto.FLOAT, [256], [1.0] * 256)
+        weights = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights), "weights")
+        graph = helper.make_graph([], "main", [], [], initializer=[weights])
+        onnx.save(
+            helper.make_model(graph),
+            staging / "onnx" / "model.onnx",
+            save_as_external_data=True,
+            size_threshold=0,
+            location="weights.bin",
+        )
+        seal(staging, MANIFEST)
+    with pytest.raises(IntegrityError, match=r"keeps 1 tensors in other files \('weights'\)"):
+        open_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda m: m.update(format_version=2), BundleError, "bundle format 2"),
+        (lambda m: m.pop("format_version"), BundleError, "bundle format None"),
+        (lambda m: m.pop("files"), IntegrityError, "does not list 'files'"),
+        (lambda m: m.update(graphs=[]), IntegrityError, "does not list 'files' and 'graphs'"),
+        (lambda m: m.update(graphs={}), IntegrityError, "no graph for the role 'model'"),
+        (lambda m: m.update(graphs={"model": "../m.onnx"}), IntegrityError, "sha256 of"),
+        (lambda m: m.update(graphs={"model": 7}), IntegrityError, "sha256 of"),
+        (lambda m: m["files"].pop("config.json"), IntegrityError, "sha256 of"),
+        (lambda m: m["files"].pop("onnx/model.onnx"), IntegrityError, "sha256 of"),
+        (lambda m: m["files"].update({"config.json": 1}), IntegrityError, "sha256 of"),
+        (lambda m: m["files"].update({"../x": {}}), IntegrityError, "not inside the bundle"),
+        (lambda m: m["files"].update({"/etc/passwd": {}}), IntegrityError, "not inside"),
+        (lambda m: m["files"].update({"a\\..\\x": {}}), IntegrityError, "not inside"),
+        (lambda m: m["files"].update({"C:x": {}}), IntegrityError, "not inside"),
+        (lambda m: m["files"].update({"": {}}), IntegrityError, "not inside"),
+        (lambda m: m.update(context_length="512"), IntegrityError, "context_length '512'"),
+        (lambda m: m.update(context_length=0), IntegrityError, "context_length 0"),
+    ],
+)
+def test_a_manifest_that_cannot_be_trusted_is_refused(
+    folder: Path,
+    change: Callable[[dict[str, Any]], object],
+    error: type[BundleError],
+    message: str,
+) -> None:
+    change_manifest(folder, change)
+    with pytest.raises(error, match=message):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\0", "[" * 100_000])
+def test_an_unreadable_manifest_is_refused(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(IntegrityError, match=r"manifest\.json (is not readable|holds no JSON)"):
+        open_bundle(folder)
+
+
+def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="atom-edge export"):
+        open_bundle(tmp_path)
+    with pytest.raises(BundleError, match="not a folder"):
+        open_bundle(tmp_path / "nothing")
+
+
+def test_an_unlisted_file_is_not_read(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "planted"}')
+    (folder / "chat_template.jinja").write_text("planted")
+    assert open_bundle(folder).chat_template is None
+
+
+class TestWriting:
+    def test_an_error_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(FileExistsError), write_bundle(tmp_path / "a" / "b" / "bundle") as to:  # noqa: PT012
+            (to / "onnx").mkdir()
+            fill(to)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_unsealed_bundle_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="never sealed"), write_bundle(tmp_path / "b") as to:
+            fill(to)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_destination_that_is_taken_stops_before_the_work(self, folder: Path) -> None:
+        with pytest.raises(BundleError, match="--force"), write_bundle(folder):
+            pytest.fail("the work began")
+
+    def test_force_replaces_a_bundle(self, folder: Path) -> None:
+        make(folder, force=True, added__txt="new")
+        assert (folder / "added.txt").read_text() == "new"
+        open_bundle(folder)
+        assert list(folder.parent.iterdir()) == [folder]
+
+    def test_force_fills_an_empty_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "bundle").mkdir()
+        open_bundle(make(tmp_path / "bundle", force=True))
+
+    @pytest.mark.parametrize("taken_by", ["folder", "file"])
+    def test_force_never_replaces_anything_else(self, tmp_path: Path, taken_by: str) -> None:
+        target = tmp_path / "target"
+        kept = target / "thesis.tex" if taken_by == "folder" else target
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("precious")
+        with pytest.raises(BundleError, match="not a bundle"), write_bundle(target, force=True):
+            pytest.fail("the work began")
+        assert kept.read_text() == "precious"
+
+    def test_a_failed_replacement_keeps_the_old_bundle(self, folder: Path) -> None:
+        before = (folder / "manifest.json").read_bytes()
+        with pytest.raises(FileExistsError), write_bundle(folder, force=True) as staging:  # noqa: PT012
+            (staging / "onnx").mkdir()
+            fill(staging)
+        assert (folder / "manifest.json").read_bytes() == before
+        assert list(folder.parent.iterdir()) == [folder]
+
+    def test_a_failed_rename_puts_the_old_bundle_back(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rename = Path.rename
+
+        def failing(path: Path, target: Path) -> Path:
+            if path.name.endswith(".partial"):
+                raise OSError("disk on fire")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="on fire"):
+            make(folder, force=True)
+        open_bundle(folder)
+        assert list(folder.parent.iterdir()) == [folder]
+
+    def test_ctrl_c_leaves_nothing(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, time; from atom_edge.bundle import write_bundle\n"
+            "with write_bundle(sys.argv[1]) as staging:\n"
+            "    (staging / 'half').write_text('x'); print('ready', flush=True); time.sleep(60)"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "bundle"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) != 0
+        process.stdout.close()
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+    def test_the_folder_gets_the_usual_permissions(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "plain").mkdir()
+        assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_bundle_is_frozen(folder: Path) -> None:
+    bundle: Bundle = open_bundle(folder)
+    with pytest.raises(AttributeError):
+        bundle.path = Path()  # type: ignore[misc]
