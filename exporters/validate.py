@@ -1,0 +1,279 @@
+"""Validation: the exported graph against the PyTorch model it came from, on real text.
+
+Every check runs on every export. What is compared: logits and cache of prefill at many lengths, in
+batches with padding, of a prompt continued on its cache, and of decode token by token; greedy text;
+and over held-out text the divergence of the predictions, in prefill and in decode.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atom_edge.errors import ValidationError
+from atom_edge.exporters.divergence import Divergence, Estimate
+from atom_edge.exporters.portable import Cache, PortableGraph
+from atom_edge.modeling import AtomForCausalLM
+
+LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 256, 511, 512)
+PREFILL_WINDOWS = 40
+DECODE_WINDOWS = 8
+GREEDY_PROMPTS = 8
+GREEDY_TOKENS = 48
+PROMPT_TOKENS = 16
+
+Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an export must hold; a limit of None is not applied."""
+
+    max_logit_diff: float | None = None
+    same_greedy_text: bool = False
+    max_perplexity_ratio: float | None = None
+
+    @classmethod
+    def for_quantization(cls, quantization: str, max_perplexity_ratio: float = 1.01) -> Limits:
+        """The limits of `none` (the same model) and of `int8` (a close one)."""
+        if quantization == "none":
+            return cls(max_logit_diff=1e-4, same_greedy_text=True)
+        return cls(max_perplexity_ratio=max_perplexity_ratio)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a validation; `as_dict` is what manifests and `--json` hold.
+
+    Attributes:
+        max_logit_diff: largest absolute difference of a logit, over all comparisons.
+        max_cache_diff: likewise of a value in the cache.
+        greedy_match: share of the greedy tokens before the first difference, over the prompts.
+        prefill: divergence over whole windows of text.
+        decode: divergence over windows fed token by token.
+    """
+
+    max_logit_diff: float
+    max_cache_diff: float
+    greedy_match: float
+    prefill: Divergence
+    decode: Divergence
+    limits: Limits
+
+    def failures(self) -> list[str]:
+        """The limits that do not hold, each as a sentence."""
+        found = []
+        limit = self.limits.max_logit_diff
+        # Written so that a NaN fails.
+        if limit is not None and not self.max_logit_diff <= limit:
+            found.append(
+                f"the largest logit difference is {self.max_logit_diff:.3g}, over {limit:g}"
+            )
+        if self.limits.same_greedy_text and self.greedy_match < 1:
+            found.append(f"greedy text is the same in only {self.greedy_match:.1%} of the tokens")
+        ratio_limit = self.limits.max_perplexity_ratio
+        for name, divergence in (("prefill", self.prefill), ("decode", self.decode)):
+            ratio = divergence.perplexity_ratio.value
+            if ratio_limit is not None and not ratio <= ratio_limit:
+                found.append(f"the perplexity ratio in {name} is {ratio:.4f}, over {ratio_limit:g}")
+        return found
+
+    def check(self) -> None:
+        """Raise `ValidationError` unless every limit holds."""
+        if failures := self.failures():
+            raise ValidationError(
+                "The exported graph is not the PyTorch model: "
+                + "; ".join(failures)
+                + ". No bundle was written. For int8, try --quantize none or a larger "
+                "--max-perplexity-ratio; otherwise please report this checkpoint."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers: the worse of prefill and decode on top, then each with its errors."""
+        parts = {"prefill": self.prefill, "decode": self.decode}
+        return {
+            "max_logit_diff": self.max_logit_diff,
+            "max_cache_diff": self.max_cache_diff,
+            "greedy_match": self.greedy_match,
+            "mean_kl": max(part.mean_kl.value for part in parts.values()),
+            "perplexity_ratio": max(part.perplexity_ratio.value for part in parts.values()),
+            "same_top_token": min(part.same_top_token.value for part in parts.values()),
+            **{name: _figures(part) for name, part in parts.items()},
+            "limits": asdict(self.limits),
+        }
+
+
+def _figures(divergence: Divergence) -> dict[str, Any]:
+    estimates: dict[str, Estimate] = {
+        "mean_kl": divergence.mean_kl,
+        "perplexity": divergence.perplexity,
+        "reference_perplexity": divergence.reference_perplexity,
+        "perplexity_ratio": divergence.perplexity_ratio,
+        "same_top_token": divergence.same_top_token,
+    }
+    return {"tokens": divergence.tokens, **{name: asdict(e) for name, e in estimates.items()}}
+
+
+def heldout_text() -> str:
+    """Text that the reference checkpoint has not seen; see `data/README.md`."""
+    return importlib.resources.files(__package__).joinpath("data/heldout.txt").read_text("utf-8")
+
+
+def validate(
+    graph: PortableGraph,
+    model: AtomForCausalLM,
+    encode: Callable[[str], list[int]],
+    limits: Limits,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Compare `graph` with `model` on held-out text.
+
+    Args:
+        graph: the exported graph, opened.
+        model: the PyTorch model, float32 and in evaluation mode.
+        encode: text to token ids, the snapshot's tokenizer.
+        limits: kept in the report; nothing is raised here.
+        progress: told the name of each check as it begins.
+
+    Raises:
+        ValidationError: when the tokenizer makes too little of the text to fill one window.
+    """
+    context = model.config.max_position_embeddings
+    windows = _windows(encode(heldout_text()), min(context, 512))
+    window = windows[0]
+    differences: list[tuple[float, float]] = []
+
+    progress("prefill")
+    lengths = [length for length in LENGTHS if length <= len(window)]
+    differences += [_compare(graph, model, [window[:length]]) for length in lengths]
+    progress("batches")
+    for length in lengths:
+        rows = [windows[row % len(windows)][: max(1, length // (row + 1))] for row in range(3)]
+        differences.append(_compare(graph, model, rows))
+    progress("cache")
+    splits = ((1, 2), (5, 45), (200, 217), (300, len(window)))
+    differences += [
+        _compare_continued(graph, model, window[:total], past)
+        for past, total in splits
+        if past < total <= len(window)
+    ]
+
+    progress("divergence in prefill")
+    prefill = Divergence()
+    for ids in windows[:PREFILL_WINDOWS]:
+        prefill.add(_torch_logits(model, ids)[:-1], graph.run(ids[None])[0][0, :-1], ids[1:])
+    progress("divergence in decode")
+    decode = Divergence()
+    for ids in windows[:DECODE_WINDOWS]:
+        reference, logits = _torch_logits(model, ids), _token_by_token(graph, ids)
+        differences.append((_largest(reference - logits), 0.0))
+        decode.add(reference[:-1], logits[:-1], ids[1:])
+    progress("greedy text")
+    prompts = [windows[i % len(windows)][:PROMPT_TOKENS] for i in range(GREEDY_PROMPTS)]
+    return Report(
+        max_logit_diff=max(logits for logits, _ in differences),
+        max_cache_diff=max(cache for _, cache in differences),
+        greedy_match=float(np.mean([_greedy_match(graph, model, ids) for ids in prompts])),
+        prefill=prefill,
+        decode=decode,
+        limits=limits,
+    )
+
+
+def _windows(ids: Sequence[int], width: int) -> list[Ids]:
+    count = len(ids) // width
+    if count == 0:
+        raise ValidationError(
+            f"The tokenizer makes {len(ids)} tokens of the validation text, fewer than the "
+            f"{width} of one window. Check that tokenizer.json belongs to the checkpoint."
+        )
+    return list(np.asarray(ids[: count * width], np.int64).reshape(count, width))
+
+
+def _largest(difference: npt.NDArray[np.float32]) -> float:
+    # A NaN stays one, and fails every limit.
+    return float(np.max(np.abs(difference))) if difference.size else 0.0
+
+
+@torch.no_grad()
+def _torch_logits(model: AtomForCausalLM, ids: Ids) -> Logits:
+    output = model(torch.from_numpy(ids)[None], use_cache=False)
+    return output.logits[0].numpy()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _torch_with_cache(model: AtomForCausalLM, ids: Ids) -> tuple[Logits, Cache]:
+    output = model(torch.from_numpy(ids)[None], use_cache=True)
+    cache = [
+        t.numpy() for layer in output.past_key_values.layers for t in (layer.keys, layer.values)
+    ]
+    return output.logits[0].numpy(), cache
+
+
+def _compare(
+    graph: PortableGraph, model: AtomForCausalLM, rows: Sequence[Ids]
+) -> tuple[float, float]:
+    """Largest difference of logits and cache over `rows`, run as one batch padded on the left."""
+    width = max(len(row) for row in rows)
+    ids = np.zeros((len(rows), width), np.int64)
+    mask = np.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = row
+        mask[index, width - len(row) :] = 1
+    logits, cache = graph.run(ids, mask)
+    differences = []
+    for index, row in enumerate(rows):
+        expected, expected_cache = _torch_with_cache(model, row)
+        start = width - len(row)
+        differences.append(
+            (
+                _largest(logits[index, start:] - expected),
+                max(
+                    _largest(ours[index, :, start:] - theirs[0])
+                    for ours, theirs in zip(cache, expected_cache, strict=True)
+                ),
+            )
+        )
+    return max(d for d, _ in differences), max(d for _, d in differences)
+
+
+def _compare_continued(
+    graph: PortableGraph, model: AtomForCausalLM, ids: Ids, past: int
+) -> tuple[float, float]:
+    """Like `_compare`, with the first `past` tokens of `ids` already in the cache."""
+    _, cache = graph.run(ids[None, :past])
+    logits, cache = graph.run(ids[None, past:], past=cache)
+    expected, expected_cache = _torch_with_cache(model, ids)
+    return _largest(logits[0] - expected[past:]), max(
+        _largest(ours - theirs) for ours, theirs in zip(cache, expected_cache, strict=True)
+    )
+
+
+def _token_by_token(graph: PortableGraph, ids: Ids) -> Logits:
+    cache, rows = None, []
+    for token in ids:
+        logits, cache = graph.run(np.array([[token]]), past=cache)
+        rows.append(logits[0, 0])
+    return np.stack(rows)
+
+
+def _greedy_match(graph: PortableGraph, model: AtomForCausalLM, prompt: Ids) -> float:
+    tokens = min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt))
+    options = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None}
+    inputs = torch.from_numpy(prompt)[None]
+    expected = model.generate(
+        inputs, attention_mask=torch.ones_like(inputs), pad_token_id=0, **options
+    )[0, len(prompt) :].tolist()
+    logits, cache = graph.run(prompt[None])
+    for count, token in enumerate(expected):
+        if int(logits[0, -1].argmax()) != token:
+            return count / tokens
+        logits, cache = graph.run(np.array([[token]]), past=cache)
+    return 1.0
