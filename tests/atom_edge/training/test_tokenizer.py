@@ -22,7 +22,24 @@ from atom_edge.training.tokenizer import (
 )
 
 REFERENCE = Path(__file__).parents[3] / "atom_edge" / "reference" / "checkpoint"
-WORDS = ["the", "water", "of", "a", "river", "is", "warm", "and", "clear;", "we'll", "see", "12", "boats,", "305", "birds\nÄther", "日本"]
+WORDS = [
+    "the",
+    "water",
+    "of",
+    "a",
+    "river",
+    "is",
+    "warm",
+    "and",
+    "clear;",
+    "we'll",
+    "see",
+    "12",
+    "boats,",
+    "305",
+    "birds\nÄther",
+    "日本",
+]
 
 
 def documents(count: int = 400) -> list[str]:
