@@ -45,6 +45,15 @@ _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
 _SILU_NAMES = ("silu", "swish")
 
 
+def refused_options(options: Mapping[str, Any]) -> list[str]:
+    """The options, each as `name = value`, that ask for what `AtomForCausalLM` does not compute."""
+    return [
+        f"{name} = {options[name]!r}"
+        for name, neutral in _MUST_BE_OFF.items()
+        if name in options and not _is_off(options[name], neutral)
+    ]
+
+
 def _is_off(value: Any, neutral: tuple[Any, ...]) -> bool:
     if isinstance(value, dict):
         # transformers writes {"rope_type": "default"} for unscaled rotary embeddings.
@@ -124,11 +133,7 @@ class AtomConfig(PretrainedConfig):  # type: ignore[misc]
         )
 
     def _refuse_unsupported(self, extra: Mapping[str, Any]) -> None:
-        problems = [
-            f"{name} = {extra[name]!r}"
-            for name, neutral in _MUST_BE_OFF.items()
-            if name in extra and not _is_off(extra[name], neutral)
-        ]
+        problems = refused_options(extra)
         if self.hidden_act not in _SILU_NAMES:
             problems.append(f"hidden_act = {self.hidden_act!r} (only 'silu' is computed)")
         if self.num_attention_heads % self.num_key_value_heads:

@@ -1,0 +1,15 @@
+"""Opening a Hugging Face snapshot: configuration, weights and tokenizer.
+
+The way of the data, one module a step:
+
+    files     where the snapshot is, and the tensors in it
+    naming    the tensors under this package's names, each used exactly once
+    layout    matrices as the model wants them: not transposed, not fused, not interleaved
+    shapes    the configuration, from config.json and from the tensors' shapes
+    text      tokenizer, chat template, generation defaults
+    snapshot  all of it together
+"""
+
+from atom_edge.checkpoint.snapshot import Snapshot, open_snapshot
+
+__all__ = ["Snapshot", "open_snapshot"]

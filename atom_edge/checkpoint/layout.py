@@ -1,0 +1,112 @@
+"""Matrices as the model wants them: `[out, in]`, one a projection, rotary halves side by side.
+
+Shapes: E hidden size, H query heads, K key-value heads, D head size, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from atom_edge.checkpoint.naming import NamedTensors
+from atom_edge.config import AtomConfig
+from atom_edge.errors import WeightsError
+
+
+def untranspose(named: NamedTensors) -> dict[str, Tensor]:
+    """Every matrix as `[out, in]`: GPT-2's Conv1D stores `[in, out]` under its `c_` names.
+
+    All `c_` matrices of a file are stored alike, which the shape of those that read from the
+    residual stream tells: `[E, other]` is transposed, `[other, E]` is not.
+
+    Raises:
+        WeightsError: the shapes are square, so that they do not tell, or they disagree.
+    """
+    tensors = named.tensors
+    hidden = tensors["model.embed_tokens.weight"].shape[-1]
+    candidates = {
+        name
+        for name, found in named.origin.items()
+        if found.split(".")[-2].startswith("c_") and tensors[name].dim() == 2
+    }
+    readers = [
+        name for name in candidates if not name.endswith(("o_proj.weight", "down_proj.weight"))
+    ]
+    telling = {name: tuple(tensors[name].shape) for name in readers}
+    telling = {name: shape for name, shape in telling.items() if shape[0] != shape[1]}
+    transposed = {name for name, shape in telling.items() if shape[0] == hidden}
+    if readers and not telling:
+        raise WeightsError(
+            "The matrices with GPT-2's names are square, so that their shapes do not tell "
+            f"whether they are transposed as GPT-2's are: {_listed(named, readers)}. "
+            "Save them under the names of transformers' Llama."
+        )
+    if transposed and len(transposed) != len(telling):
+        raise WeightsError(
+            "Some matrices with GPT-2's names are transposed and some are not: "
+            + _listed(named, telling)
+        )
+    return {
+        name: tensor.t() if transposed and name in candidates else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _listed(named: NamedTensors, names: Mapping[str, object] | list[str]) -> str:
+    return ", ".join(
+        f"{named.origin[name]} {list(named.tensors[name].shape)}" for name in sorted(names)
+    )
+
+
+def separate(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str, Tensor]:
+    """Take fused matrices apart along their rows.
+
+    `qkv_proj` is all of q, then all of k, then all of v: `[(H + 2 K) D, E]`; `kv_proj` is k, then
+    v; `gate_up_proj` is gate, then up: `[2 F, E]`. Their heights must be exactly that.
+
+    Raises:
+        WeightsError: a fused matrix has another number of rows.
+    """
+    query = config.num_attention_heads * config.head_dim
+    kv = config.num_key_value_heads * config.head_dim
+    feed_forward = config.intermediate_size
+    parts = {
+        "qkv_proj": (("q_proj", query), ("k_proj", kv), ("v_proj", kv)),
+        "kv_proj": (("k_proj", kv), ("v_proj", kv)),
+        "gate_up_proj": (("gate_proj", feed_forward), ("up_proj", feed_forward)),
+    }
+    separated: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, tensor in tensors.items():
+        prefix, _, role = name.removesuffix(".weight").rpartition(".")
+        if role not in parts:
+            separated[name] = tensor
+            continue
+        rows = [count for _, count in parts[role]]
+        if tensor.dim() != 2 or tensor.shape[0] != sum(rows):
+            wrong.append(f"{name} {list(tensor.shape)}, expected {sum(rows)} rows")
+            continue
+        for (part, _), piece in zip(parts[role], tensor.split(rows), strict=True):
+            separated[f"{prefix}.{part}.weight"] = piece
+    if wrong:
+        raise WeightsError("Fused matrices of another height:\n  " + "\n  ".join(wrong))
+    return separated
+
+
+def halve_rotary(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str, Tensor]:
+    """Reorder q and k of interleaved rotary embedding, so that half-split rotation is the same.
+
+    Interleaved rotation turns rows 2i and 2i+1 of a head together, half-split rotation rows i and
+    i + D/2. Scores are sums over a head, so moving the rows of q and k alike changes nothing.
+    """
+
+    def halved(matrix: Tensor) -> Tensor:
+        heads = matrix.view(-1, config.head_dim // 2, 2, matrix.shape[-1])
+        return heads.transpose(1, 2).reshape(matrix.shape)
+
+    rotated = ("q_proj.weight", "k_proj.weight")
+    return {
+        name: halved(tensor) if name.endswith(rotated) else tensor
+        for name, tensor in tensors.items()
+    }
