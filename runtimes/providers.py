@@ -1,0 +1,136 @@
+"""Where a graph runs, and with how many threads.
+
+A provider that was asked for and cannot be had is an error: onnxruntime itself would go on, on the
+CPU, without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from atom_edge.errors import BundleError, GenerationError, MissingExtraError, ProviderError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Provider = Literal["cpu", "cuda", "auto"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# A step of a model of a few million parameters is a tenth of a millisecond of work per product:
+# past this, more threads cost more in waiting for each other than they compute.
+_MOST_THREADS = 4
+
+
+def open_graph(
+    graph: Path, *, provider: Provider = "cpu", threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX file of a verified bundle.
+
+    Args:
+        graph: the file.
+        provider: "cpu"; "cuda", or an error; "auto" for CUDA where it works and else the CPU.
+        threads: threads that one run uses; `default_threads()` when None. They sleep between
+            runs, so that another session in the process keeps its cores.
+
+    Raises:
+        ProviderError: if the provider is unknown or cannot be had.
+        BundleError: if this onnxruntime cannot run the graph.
+        MissingExtraError: if onnxruntime is not installed.
+    """
+    if provider not in get_args(Provider):
+        raise ProviderError(
+            f"There is no provider {provider!r}; choose one of {', '.join(get_args(Provider))}."
+        )
+    if threads is not None and threads < 1:
+        raise GenerationError(f"threads is {threads}; it must be at least 1.")
+    threads = threads or default_threads()
+    if provider == "cpu":
+        return _load(graph, [_CPU], threads)
+    try:
+        return _load_on_cuda(graph, threads)
+    except ProviderError:
+        if provider == "cuda":
+            raise
+        return _load(graph, [_CPU], threads)
+
+
+def default_threads() -> int:
+    """Half of the usable cores, at least 1 and at most 4.
+
+    Usable are the cores that affinity and a container's CPU quota leave to this process. Half of
+    them, because two logical cores are often one physical one, and because a thread that has to
+    wait for a busy core stops all others.
+    """
+    return max(1, min(usable_cores() // 2, _MOST_THREADS))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: the lesser of its affinity and its cgroup's CPU quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """CPUs' worth of time that the container is given; None without a limit.
+
+    Reads cgroup v2's `cpu.max` ("QUOTA PERIOD" or "max PERIOD", in microseconds) or v1's pair.
+    """
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no cgroup, or the word "max"
+        return None
+
+
+def _import_onnxruntime(extra: str) -> None:
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Running a bundle", extra, "onnxruntime") from error
+
+
+def _load_on_cuda(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    _import_onnxruntime("cuda")
+    import onnxruntime
+
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            "CUDA was asked for, and the installed onnxruntime has no CUDA in it. In a fresh "
+            "environment: pip install 'atom-edge[cuda]' (and not onnxruntime beside it)."
+        )
+    onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
+    session = _load(graph, [_CUDA, _CPU], threads)
+    if _CUDA not in session.get_providers():
+        raise ProviderError(
+            "CUDA was asked for and onnxruntime could not start it: there is no usable GPU, or "
+            "its CUDA and cuDNN libraries are missing or of another version."
+        )
+    return session
+
+
+def _load(graph: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
+    _import_onnxruntime("cpu")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    # Idle threads that spin for the next run slow down everything else on a small machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise BundleError(
+            f"onnxruntime {onnxruntime.__version__} cannot run {graph}: {error}"
+        ) from error

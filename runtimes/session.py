@@ -1,0 +1,113 @@
+"""A bundle, loaded: text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.reference import bundle_path
+from atom_edge.runtimes.decoder import Decoder, PortableDecoder, PortableGraph
+from atom_edge.runtimes.generation import generate
+from atom_edge.runtimes.options import GenerationOptions, Options
+from atom_edge.runtimes.prompt import PromptEncoder, token_ids
+from atom_edge.runtimes.providers import Provider, open_graph
+from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.text import TextStream
+from atom_edge.tokenizer import Tokenizer
+
+
+class AtomSession:
+    """A model that is ready to continue text.
+
+    The prompt and the reply together hold at most `context_length` tokens. Of a longer prompt the
+    last `context_length - 1` are kept, and `truncated_tokens` says how many were dropped; a reply
+    that fills the context ends with the finish reason "length".
+
+    Threads may share a session: each reply has a cache of its own.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, provider: Provider = "cpu"
+    ) -> None:
+        self.bundle = bundle
+        self.tokenizer = Tokenizer.from_file(bundle.tokenizer_file)
+        self._graph = PortableGraph(
+            open_graph(bundle.graph("model"), provider=provider, threads=threads)
+        )
+        self._prompt = PromptEncoder(bundle, self.tokenizer, self._graph.vocab_size)
+        self._end_ids = frozenset(token_ids(bundle, "eos_token_id"))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        bundle: str | Path | None = None,
+        threads: int | None = None,
+        provider: Provider = "cpu",
+    ) -> AtomSession:
+        """Verify and load a bundle.
+
+        Args:
+            bundle: its folder; the reference bundle of this package when None.
+            threads: threads of one run; half of the usable cores, at most 4, when None.
+            provider: "cpu"; "cuda", which is an error where it cannot be had; or "auto".
+
+        Raises:
+            BundleError: if it is no bundle, or not one that can run here.
+            IntegrityError: if a file is missing, changed or unsafe.
+            ProviderError: if the provider cannot be had.
+        """
+        opened = open_bundle(bundle_path() if bundle is None else bundle)
+        return cls(opened, threads=threads, provider=provider)
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence, prompt and reply together, in tokens."""
+        return self.bundle.context_length
+
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Continue a text, or token ids, and return the whole reply.
+
+        Args:
+            prompt: text or token ids; empty to begin a document.
+            options: max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed,
+                stop, logprobs; see `GenerationOptions`.
+
+        Raises:
+            GenerationError: for an option outside its range, or a token id that does not exist.
+            TokenizerError: for a prompt that is not valid Unicode.
+        """
+        return collect(list(self.stream(prompt, **options)), self._end_ids)
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        decoder: Decoder | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Piece]:
+        """Continue a text, or token ids; yield one piece for each token of the reply.
+
+        Prompt and options are those of `generate` and are checked at once; the model runs as the
+        pieces are asked for.
+
+        Args:
+            prompt: text or token ids; empty to begin a document.
+            decoder: one from `new_decoder`, whose cache is used as far as it holds the beginning
+                of the prompt: faster, and equal but for rounding. None for a new one.
+            options: see `GenerationOptions`.
+        """
+        chosen = GenerationOptions(**options)
+        return generate(
+            decoder or self.new_decoder(),
+            self._prompt(prompt),
+            chosen,
+            TextStream(self.tokenizer.detokenizer(), chosen.stop_texts),
+            end_ids=self._end_ids,
+            context_length=self.context_length,
+        )
+
+    def new_decoder(self) -> Decoder:
+        """A cache of no tokens, for `stream`."""
+        return PortableDecoder(self._graph, self.context_length)
