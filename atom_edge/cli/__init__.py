@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from atom_edge import __version__
+from atom_edge.cli.chat import chat
 from atom_edge.cli.generate import generate
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.errors import AtomEdgeError
@@ -44,6 +45,7 @@ def _root(
     pass
 
 
+app.command("chat")(chat)
 app.command("generate")(generate)
 app.command("train-tokenizer")(train_tokenizer)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atom_edge.cli import _text
+from atom_edge.cli import text as text_io
 from atom_edge.runtimes.options import GenerationOptions as Default
 from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.providers import Provider
@@ -58,7 +58,7 @@ def generate(
     """Continue a text: the continuation goes to stdout as it comes, timings to stderr."""
     from atom_edge.runtimes.session import AtomSession
 
-    text = _text.read_stdin() if prompt is None else prompt
+    text = text_io.read_stdin() if prompt is None else prompt
     options: Options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -77,8 +77,8 @@ def generate(
         fields = {"prompt": text, **dataclasses.asdict(reply), "text": before + reply.text}
         typer.echo(json.dumps(fields))
         return
-    _text.write(before)
+    text_io.write(before)
     for piece in session.stream(text, **options):
-        _text.write(piece.text)
-    _text.write("\n")
-    typer.echo(_text.summary(piece), err=True)
+        text_io.write(piece.text)
+    text_io.write("\n")
+    typer.echo(text_io.summary(piece), err=True)
