@@ -152,7 +152,7 @@ def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Pa
             called.
     """
     target = Path(destination).resolve()
-    _check_replaceable(target, force)
+    check_destination(target, force)
     created = _make_parents(target)
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
@@ -161,7 +161,7 @@ def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Pa
         if not (staging / MANIFEST).is_file():
             raise BundleError(f"The bundle for {target} has no {MANIFEST}: it was never sealed.")
         _sync(staging)
-        _check_replaceable(target, force)
+        check_destination(target, force)
         _put_in_place(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -244,7 +244,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_replaceable(target: Path, force: bool) -> None:
+def check_destination(target: Path, force: bool) -> None:
+    """Raise `BundleError` unless a bundle may be written to `target`: only with `force` over one.
+
+    For callers that want to know before long work begins; `write_bundle` checks by itself.
+    """
     if not target.exists():
         return
     if not force:

@@ -66,9 +66,9 @@ def exclude_own_value(output: Tensor, value: Tensor) -> Tensor:
     batch, tokens, heads, width = output.shape
     kv_heads = value.shape[2]
     grouped = output.view(batch, tokens, kv_heads, heads // kv_heads, width)
-    squared_norm = value.float().square().sum(-1, keepdim=True).clamp_min(_XSA_MIN_SQUARED_NORM)
-    direction = (value.float() * torch.rsqrt(squared_norm)).to(output.dtype)
-    direction = direction.unsqueeze(3)
+    wide = value.float()
+    squared_norm = wide.square().sum(-1, keepdim=True).clamp_min(_XSA_MIN_SQUARED_NORM)
+    direction = (wide * torch.rsqrt(squared_norm)).to(output.dtype).unsqueeze(3)
     along = (grouped * direction).sum(-1, keepdim=True)
     return (grouped - along * direction).reshape(batch, tokens, heads, width)
 
@@ -300,7 +300,10 @@ class AtomModel(AtomPreTrainedModel):
 
     def _check_context(self, tokens: int) -> None:
         context = self.config.max_position_embeddings
-        if not torch.compiler.is_compiling() and tokens > context:
+        # A tracer sees one length and must not take the answer for a constant.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        if tokens > context:
             raise GenerationError(
                 f"{tokens} tokens do not fit into the model's context of {context}. "
                 "Shorten the input."

@@ -63,8 +63,14 @@ class DecoderWithCache(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
         """Logits, then the extended cache as key and value of each layer in turn."""
-        tokens, total = input_ids.shape[1], attention_mask.shape[1]
-        torch._check(past[0].shape[2] + tokens == total)
+        batch, tokens = input_ids.shape
+        # Told at once which sizes are one, the tracer need not prove it at every operator.
+        for other in (attention_mask, position_ids, *past):
+            torch._check(other.shape[0] == batch)
+        torch._check(position_ids.shape[1] == tokens)
+        for other in past:
+            torch._check(other.shape[2] == past[0].shape[2])
+        torch._check(past[0].shape[2] + tokens == attention_mask.shape[1])
         cache = _CacheInputs(tuple(past))
         output = self.model(
             input_ids=input_ids,

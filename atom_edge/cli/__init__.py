@@ -14,8 +14,10 @@ import typer
 
 from atom_edge import __version__
 from atom_edge.cli.chat import chat
+from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
 from atom_edge.cli.train_tokenizer import train_tokenizer
+from atom_edge.cli.validate import validate_command
 from atom_edge.errors import AtomEdgeError
 
 app = typer.Typer(
@@ -46,8 +48,10 @@ def _root(
 
 
 app.command("chat")(chat)
+app.command("export")(export_command)
 app.command("generate")(generate)
 app.command("train-tokenizer")(train_tokenizer)
+app.command("validate")(validate_command)
 
 
 def main() -> None:

@@ -1,0 +1,5 @@
+"""`python -m atom_edge.cli`."""
+
+from atom_edge.cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""`atom-edge export`: a model folder or hub id becomes a validated bundle."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from atom_edge.exporters.export import ExportResult
+
+
+class Quantize(enum.StrEnum):
+    """Values of `--quantize`."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+def export_command(
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(
+            help="A Hugging Face model folder or hub id; without it, the reference checkpoint.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write the bundle to.")
+    ] = Path("atom-onnx"),
+    quantize: Annotated[Quantize, typer.Option(help="8-bit weights, or none.")] = Quantize.NONE,
+    max_perplexity_ratio: Annotated[
+        float, typer.Option(min=1.0, help="Fail if int8 loses more than this.")
+    ] = 1.01,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Also run the snapshot's own model code, and compare with it.",
+        ),
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub repository.")
+    ] = None,
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", help="Take hub files from the cache only.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Export a PyTorch checkpoint to an ONNX bundle, checked against PyTorch.
+
+    The bundle is written only if it passes: float32 logits within 1e-4 of PyTorch's and the same
+    greedy text; for int8 a perplexity ratio within --max-perplexity-ratio, in prefill and decode.
+    """
+    from atom_edge.cli.extras import needs_extra
+    from atom_edge.cli.steps import show_steps
+
+    with needs_extra("atom-edge export", "export"):
+        from atom_edge.bundle import check_destination
+        from atom_edge.checkpoint import open_snapshot
+        from atom_edge.exporters.export import export
+        from atom_edge.reference import checkpoint_path
+
+    check_destination(output, force)
+    with show_steps(quiet=as_json) as step:
+        step("open the snapshot")
+        opened = open_snapshot(
+            snapshot or checkpoint_path(),
+            revision=revision,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        result = export(
+            opened,
+            output,
+            quantization=quantize.value,
+            max_perplexity_ratio=max_perplexity_ratio,
+            force=force,
+            progress=step,
+        )
+        step("measure speed")
+        speed = _tokens_per_second(output)
+    if as_json:
+        _print_json(result, speed)
+    else:
+        _print_table(result, speed)
+
+
+def _tokens_per_second(bundle: Path) -> float:
+    from atom_edge import AtomSession
+
+    session = AtomSession.from_pretrained(bundle)
+    session.generate("", max_new_tokens=8)
+    return max(session.generate("", max_new_tokens=96).generation_tps for _ in range(3))
+
+
+def _print_json(result: ExportResult, speed: float) -> None:
+    import json
+
+    manifest = result.manifest
+    summary: dict[str, Any] = {
+        "output": str(result.path),
+        "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
+        "quantize": manifest["quantization"],
+        "validation": manifest["validation"],
+        "nodes": manifest["nodes"],
+        "tokens_per_second": round(speed, 1),
+        "source": manifest["source"],
+    }
+    typer.echo(json.dumps(summary, indent=2))
+
+
+def _print_table(result: ExportResult, speed: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = result.manifest
+    table = Table(title=f"{result.path}  ({manifest['quantization']})", title_justify="left")
+    table.add_column("file or figure")
+    table.add_column("value", justify="right")
+    for name, entry in manifest["files"].items():
+        table.add_row(name, f"{entry['bytes']:,} bytes")
+    table.add_section()
+    for role, nodes in manifest["nodes"].items():
+        table.add_row(f"nodes in graph '{role}'", str(nodes))
+    table.add_row("decode on this machine", f"{speed:,.0f} tokens/s")
+    table.add_section()
+    for row in validation_rows(manifest["validation"]):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def validation_rows(validation: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of each figure of a validation, as tables show them."""
+    rows = [
+        ("largest logit difference", f"{validation['max_logit_diff']:.3g}"),
+        ("greedy agreement", f"{validation['greedy_match']:.1%}"),
+    ]
+    for part in ("prefill", "decode"):
+        figures = validation[part]
+        rows += [
+            (f"mean KL, {part}", _with_error(figures["mean_kl"])),
+            (f"perplexity ratio, {part}", _with_error(figures["perplexity_ratio"])),
+            (f"same top token, {part}", _with_error(figures["same_top_token"])),
+        ]
+    return rows
+
+
+def _with_error(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.5f} ± {estimate['standard_error']:.5f}"

@@ -1,0 +1,70 @@
+"""Small real models and bundles, made once for the whole run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from atom_edge.config import AtomConfig
+from atom_edge.modeling import AtomForCausalLM
+from atom_edge.reference import checkpoint_path
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+    "eos_token_id": [2, 4],
+}
+
+MakeSnapshot = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
+    """A function that saves a random small model, with the reference tokenizer, to a new folder."""
+
+    def make(**options: object) -> Path:
+        folder = tmp_path_factory.mktemp("snapshot")
+        torch.manual_seed(0)
+        AtomForCausalLM(AtomConfig(**{**SMALL, **options})).save_pretrained(folder)
+        for name in TOKENIZER_FILES:
+            shutil.copy(checkpoint_path() / name, folder / name)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_snapshot(make_snapshot: MakeSnapshot) -> Path:
+    """A random Atom of two layers, four query heads and two key-value heads."""
+    return make_snapshot()
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float32 bundle of `small_snapshot`."""
+    from atom_edge.checkpoint import open_snapshot
+    from atom_edge.exporters.export import export
+
+    destination = tmp_path_factory.mktemp("bundles") / "small"
+    return export(open_snapshot(small_snapshot), destination).path
+
+
+@pytest.fixture(scope="session")
+def small_int8_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 bundle of `small_snapshot`."""
+    from atom_edge.checkpoint import open_snapshot
+    from atom_edge.exporters.export import export
+
+    destination = tmp_path_factory.mktemp("bundles") / "small-int8"
+    return export(open_snapshot(small_snapshot), destination, quantization="int8").path

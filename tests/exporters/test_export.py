@@ -1,0 +1,229 @@
+"""The export from end to end, on small real snapshots."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from atom_edge.bundle import open_bundle
+from atom_edge.checkpoint import open_snapshot
+from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
+from atom_edge.exporters import export as pipeline
+from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.trace import trace
+from atom_edge.exporters.validate import Limits, validate, validate_bundle
+from atom_edge.tokenizer import Tokenizer
+
+BUNDLE_FILES = {
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
+    bundle = open_bundle(small_bundle)
+    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model.onnx"}
+    validation = bundle.manifest["validation"]
+    assert validation["max_logit_diff"] <= 1e-4
+    assert validation["max_cache_diff"] <= 1e-4
+    assert validation["greedy_match"] == 1.0
+    assert validation["mean_kl"] == pytest.approx(0, abs=1e-8)
+    assert validation["prefill"]["tokens"] == 40 * 127
+    onnx.checker.check_model(bundle.graph(), full_check=True)
+
+
+def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
+    bundle = open_bundle(small_int8_bundle)
+    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model_quantized.onnx"}
+    validation = bundle.manifest["validation"]
+    assert 0 < validation["mean_kl"] < 0.01
+    assert validation["perplexity_ratio"] <= 1.01
+    assert validation["prefill"]["perplexity_ratio"]["standard_error"] > 0
+    ratio = bundle.graph().stat().st_size / open_bundle(small_bundle).graph().stat().st_size
+    assert ratio < 0.35
+
+
+def test_the_configuration_reads_as_a_llama(small_bundle: Path) -> None:
+    config = json.loads((small_bundle / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    assert config["num_key_value_heads"] == 2
+    assert config["head_dim"] == 32
+    assert config["xsa"] is True
+    assert json.loads((small_bundle / "generation_config.json").read_text())["eos_token_id"] == [
+        2,
+        4,
+    ]
+
+
+def test_a_llama_with_an_embedding_of_its_own_exports(make_snapshot, tmp_path: Path) -> None:
+    snapshot = make_snapshot(
+        xsa=False,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=16,
+        tie_word_embeddings=False,
+        max_position_embeddings=64,
+    )
+    result = pipeline.export(open_snapshot(snapshot), tmp_path / "out", quantization="int8")
+    assert result.report.failures() == []
+    graph = ir.load(open_bundle(tmp_path / "out").graph())
+    floats = [
+        value.name
+        for value in graph.graph.initializers.values()
+        if value.const_value.dtype == ir.DataType.FLOAT and value.const_value.size > 64 * 64
+    ]
+    assert all(name.endswith("_scale") for name in floats), "every matrix is int8"
+
+
+def damaged(model):
+    graph = trace(model)
+    for value in graph.graph.initializers.values():
+        if len(value.const_value.shape) == 2 and value.const_value.dtype == ir.DataType.FLOAT:
+            value.const_value = ir.tensor(value.const_value.numpy() * 1.01, name=value.name)
+            return graph
+    raise AssertionError("no matrix to damage")
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_wrong_graph_leaves_no_bundle(
+    small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "trace", damaged)
+    destination = tmp_path / "out"
+    if occupied:
+        destination.mkdir()
+    with pytest.raises(ValidationError, match="largest logit difference"):
+        pipeline.export(open_snapshot(small_snapshot), destination, force=occupied)
+    assert [p.name for p in tmp_path.iterdir()] == (["out"] if occupied else [])
+
+
+def test_a_graph_that_is_not_a_number_fails(small_snapshot: Path, tmp_path: Path) -> None:
+    snapshot = open_snapshot(small_snapshot)
+    graph = trace(snapshot.model)
+    norm = next(v for v in graph.graph.initializers.values() if "norm" in v.name)
+    norm.const_value = ir.tensor(np.full(64, np.nan, np.float32), name=norm.name)
+    ir.save(graph, tmp_path / "model.onnx")
+    report = validate(
+        PortableGraph(tmp_path / "model.onnx"),
+        snapshot.model,
+        Tokenizer.from_file(snapshot.tokenizer_file).encode,
+        Limits.for_quantization("int8"),
+    )
+    with pytest.raises(ValidationError, match="nan"):
+        report.check()
+
+
+def test_int8_beyond_its_limit_is_refused(small_snapshot: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="perplexity ratio"):
+        pipeline.export(
+            open_snapshot(small_snapshot),
+            tmp_path / "out",
+            quantization="int8",
+            max_perplexity_ratio=0.5,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_destination_is_refused_before_any_work(
+    small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "trace", lambda _: pytest.fail("work has begun"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match="exists"):
+        pipeline.export(open_snapshot(small_snapshot), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_validation_of_a_bundle_can_be_repeated(
+    small_int8_bundle: Path, small_snapshot: Path
+) -> None:
+    first = open_bundle(small_int8_bundle).manifest["validation"]
+    again = validate_bundle(small_int8_bundle, small_snapshot).as_dict()
+    assert again["prefill"]["perplexity"] == pytest.approx(first["prefill"]["perplexity"], rel=1e-4)
+
+
+def test_a_bundle_is_not_validated_against_another_tokenizer(
+    small_bundle: Path, make_snapshot
+) -> None:
+    other = make_snapshot(num_hidden_layers=1)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop()
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValidationError, match="different tokenizers"):
+        validate_bundle(small_bundle, other)
+
+
+def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ExportError, match="onnxruntime cannot open"):
+        PortableGraph(tmp_path / "model.onnx")
+
+
+def atom_edge(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "atom_edge.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_line_exports_validates_and_refuses(
+    small_snapshot: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = atom_edge("export", small_snapshot, "-o", out, "--quantize", "int8", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["output"] == str(out)
+    assert summary["quantize"] == "int8"
+    assert summary["files"]["onnx/model_quantized.onnx"] == (
+        (out / "onnx/model_quantized.onnx").stat().st_size
+    )
+    assert {"max_logit_diff", "greedy_match", "mean_kl", "perplexity_ratio", "same_top_token"} <= (
+        summary["validation"].keys()
+    )
+    assert summary["tokens_per_second"] > 0
+
+    repeated = atom_edge("validate", out, "--against", small_snapshot)
+    assert repeated.returncode == 0, repeated.stderr
+    assert "perplexity ratio, decode" in repeated.stdout
+
+    occupied = atom_edge("export", small_snapshot, "-o", out)
+    assert occupied.returncode == 1
+    assert "--force" in occupied.stderr
+    assert "Traceback" not in occupied.stderr
+
+    graph = out / "onnx/model_quantized.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(IntegrityError, match="sha256"):
+        open_bundle(out)
+    refused = atom_edge("validate", out, "--against", small_snapshot)
+    assert refused.returncode == 1
+    assert "sha256" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("export", "--quantize", "int3"), 2),
+        (("export", "no/such-folder/at-all"), 1),
+        (("validate", "no-such-bundle"), 1),
+    ],
+)
+def test_wrong_usage_and_missing_input(tmp_path: Path, arguments: tuple, code: int) -> None:
+    done = atom_edge(*arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,94 @@
+"""Int8 quantization: the arithmetic, the graph, and the kernel that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from atom_edge.errors import ExportError
+from atom_edge.exporters.quantize import add_initializer, dequantize_blocks, quantize
+from atom_edge.exporters.quantize import quantize_blocks as blocks
+
+FLOATS = st.floats(-1e4, 1e4, width=32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    weight=hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 5), st.integers(1, 70)), elements=FLOATS
+    ),
+    block=st.sampled_from([16, 32, 64]),
+)
+def test_every_value_is_within_half_a_step(weight: np.ndarray, block: int) -> None:
+    levels, scales = blocks(weight, block)
+    assert levels.dtype == np.uint8
+    assert levels.min() >= 1  # symmetric: 0 is never used
+    restored = dequantize_blocks(levels, scales, weight.shape[1])
+    step = np.repeat(scales, block, axis=1)[:, : weight.shape[1]]
+    assert (np.abs(restored - weight) <= 0.5001 * step).all()
+
+
+def test_a_block_of_zeros_stays_zero() -> None:
+    levels, scales = blocks(np.zeros((2, 40), np.float32), 32)
+    assert (dequantize_blocks(levels, scales, 40) == 0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ExportError, match="not finite"):
+        blocks(np.array([[1.0, value]], np.float32), 16)
+
+
+def embedding_and_head(tied: bool, vocab: int = 50, width: int = 48) -> tuple[ir.Model, np.ndarray]:
+    """Logits of looked-up rows: the smallest graph with both uses of a tied embedding."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((vocab, width)).astype(np.float32)
+    head = table if tied else rng.standard_normal((vocab, width)).astype(np.float32)
+    ids = ir.val("input_ids", ir.DataType.INT64, ir.Shape(["batch_size", "sequence_length"]))
+    graph = ir.Graph([ids], [], nodes=[], opset_imports={"": 20}, name="test")
+    embedding = add_initializer(graph, "embedding", table)
+    source = embedding if tied else add_initializer(graph, "head", head)
+    gather = ir.node("Gather", [embedding, ids])
+    transpose = ir.node("Transpose", [source], {"perm": [1, 0]})
+    matmul = ir.node("MatMul", [gather.outputs[0], transpose.outputs[0]])
+    graph.extend([gather, transpose, matmul])
+    logits = matmul.outputs[0]
+    logits.name, logits.dtype = "logits", ir.DataType.FLOAT
+    logits.shape = ir.Shape(["batch_size", "sequence_length", vocab])
+    graph.outputs.append(logits)
+    return ir.Model(graph, ir_version=10), table @ head.T
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("tied", [True, False])
+def test_products_and_embedding_become_bytes(tmp_path: Path, tied: bool, block: int) -> None:
+    model, expected = embedding_and_head(tied)
+    quantize(model, block)
+    kinds = [node.op_type for node in model.graph]
+    assert "MatMul" not in kinds
+    assert kinds.count("GatherBlockQuantized") == kinds.count("MatMulNBits") == 1
+    stored = [v for v in model.graph.initializers.values() if v.name.endswith("_int8")]
+    assert len(stored) == (1 if tied else 2), "a tied embedding is stored once"
+
+    ir.save(model, tmp_path / "model.onnx")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    ids = np.arange(50, dtype=np.int64)[None]
+    (logits,) = session.run(None, {"input_ids": ids})
+    # Weights and activations each lose half a step of 127 a value; 48 values are summed.
+    assert np.abs(logits[0] - expected).max() < 0.03 * expected.std() * 48**0.5
+    assert np.abs(logits[0] - expected).max() > 0, "this is not the float graph"
+
+
+def test_a_graph_without_weights_is_refused() -> None:
+    x = ir.val("x", ir.DataType.FLOAT, ir.Shape([1]))
+    node = ir.node("Relu", [x])
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})
+    with pytest.raises(ExportError, match="no constant matrix product"):
+        quantize(ir.Model(graph, ir_version=10))
