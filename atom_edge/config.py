@@ -16,50 +16,139 @@ from transformers import PretrainedConfig
 from atom_edge.errors import UnsupportedModelError
 
 # Options that change what the model computes, with the values under which they change nothing.
+_OFF = (None, False, 0)
+_ONE = (None, 1)
 _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
+    # rotary embedding that is scaled, partial or absent
     "rope_scaling": (None, {}),
-    "partial_rotary_factor": (None, 1, 1.0),
-    "attention_bias": (None, False),
-    "qkv_bias": (None, False),
-    "mlp_bias": (None, False),
-    "use_bias": (None, False),
-    "bias": (None, False),
-    "sliding_window": (None, False, 0),
-    "use_qk_norm": (None, False),
-    "qk_norm": (None, False),
-    "qk_layernorm": (None, False),
-    "num_experts": (None, 0, 1),
-    "num_local_experts": (None, 0, 1),
-    "n_routed_experts": (None, 0),
-    "attn_logit_softcapping": (None, 0, 0.0),
-    "final_logit_softcapping": (None, 0, 0.0),
-    "logit_scale": (None, 1, 1.0),
-    "logits_scaling": (None, 1, 1.0),
-    "embedding_multiplier": (None, 1, 1.0),
-    "residual_multiplier": (None, 1, 1.0),
+    "rope_parameters": (None, {}),
+    "rope_scaling_factor": _ONE,
+    "rope_condense_ratio": _ONE,
+    "rope_adjustments": (None, {}),
+    "use_scaled_rope": _OFF,
+    "partial_rotary_factor": _ONE,
+    "rotary_pct": _ONE,
+    "rope_pct": _ONE,
+    "rotary_percentage": _ONE,
+    "no_rope_layers": (None, []),
+    "use_rope": (None, True),
+    "alibi": _OFF,
+    "use_alibi": _OFF,
+    # biases
+    "attention_bias": _OFF,
+    "qkv_bias": _OFF,
+    "add_qkv_bias": _OFF,
+    "attn_bias": _OFF,
+    "mlp_bias": _OFF,
+    "use_bias": _OFF,
+    "bias": _OFF,
+    "add_bias_linear": _OFF,
+    "lm_head_bias": _OFF,
+    # attention that sees less, or is weighted otherwise
+    "sliding_window": _OFF,
+    "sliding_window_size": _OFF,
+    "use_sliding_window": _OFF,
+    "attention_window": _OFF,
+    "window_size": _OFF,
+    "attention_sinks": _OFF,
+    "clip_qkv": _OFF,
+    "kv_lora_rank": _OFF,
+    "attn_logit_softcapping": _OFF,
+    "attn_logit_softcap": _OFF,
+    "attention_logit_softcapping": _OFF,
     "query_pre_attn_scalar": (None,),
     "attention_multiplier": (None,),
-    "no_rope_layers": (None, []),
-    "alibi": (None, False),
+    "attention_scale": (None,),
+    "softmax_scale": (None,),
+    "scale_attn_by_inverse_layer_idx": _OFF,
+    # norms in other places or of another kind
+    "use_qk_norm": _OFF,
+    "qk_norm": _OFF,
+    "qk_layernorm": _OFF,
+    "norm_qk": _OFF,
+    "post_norm": _OFF,
+    "use_post_norm": _OFF,
+    "post_attention_norm": _OFF,
+    "post_mlp_norm": _OFF,
+    "sandwich_norm": _OFF,
+    "rmsnorm_add_unit_offset": _OFF,
+    # the residual stream
+    "parallel_residual": _OFF,
+    "use_parallel_residual": _OFF,
+    "parallel_attn": _OFF,
+    "parallel_block": _OFF,
+    "value_residual": _OFF,
+    "use_value_residual": _OFF,
+    "residual_multiplier": _ONE,
+    "residual_scale": _ONE,
+    "scale_depth": (None,),
+    "num_loops": _ONE,
+    "n_loops": _ONE,
+    "num_kv_shared_layers": _OFF,
+    # experts
+    "num_experts": (*_OFF, 1),
+    "n_experts": (*_OFF, 1),
+    "n_expert": (*_OFF, 1),
+    "num_local_experts": (*_OFF, 1),
+    "n_routed_experts": _OFF,
+    # embedding and logits
+    "final_logit_softcapping": _OFF,
+    "final_logit_softcap": _OFF,
+    "logit_softcap": _OFF,
+    "logit_softcapping": _OFF,
+    "softcap": _OFF,
+    "logit_scale": _ONE,
+    "logits_scaling": _ONE,
+    "embedding_multiplier": _ONE,
+    "embedding_scale": _ONE,
+    "scale_emb": _ONE,
+    "scale_embedding": _OFF,
+    "scale_embeddings": _OFF,
 }
+# Options that name a kind, with what the name must contain.
+_MUST_NAME: Mapping[str, tuple[str, ...]] = {
+    "norm_type": ("rms",),
+    "norm_class": ("rms",),
+    "norm_class_name": ("rms",),
+    "normalization": ("rms",),
+    "mlp_class_name": ("llama",),
+    "mlp_type": ("swiglu", "silu", "gated"),
+    "ffn_type": ("swiglu", "silu", "gated"),
+    "position_embedding_type": ("rope", "rotary"),
+    "pos_embedding_type": ("rope", "rotary"),
+    "positional_encoding": ("rope", "rotary"),
+    "position_encoding": ("rope", "rotary"),
+}
+# What may stand beside the default type of rotary embedding.
+_UNSCALED_ROPE = ("rope_type", "type", "rope_theta")
 _SILU_NAMES = ("silu", "swish")
 
 
 def refused_options(options: Mapping[str, Any]) -> list[str]:
     """The options, each as `name = value`, that ask for what `AtomForCausalLM` does not compute."""
     return [
-        f"{name} = {options[name]!r}"
-        for name, neutral in _MUST_BE_OFF.items()
-        if name in options and not _is_off(options[name], neutral)
+        f"{name} = {value!r}"
+        for name, value in options.items()
+        if not _is_off(name, value) or not _is_named(name, value)
     ]
 
 
-def _is_off(value: Any, neutral: tuple[Any, ...]) -> bool:
-    if isinstance(value, dict):
+def _is_off(name: str, value: Any) -> bool:
+    if name not in _MUST_BE_OFF:
+        return True
+    if name in ("rope_scaling", "rope_parameters") and isinstance(value, dict):
         # transformers writes {"rope_type": "default"} for unscaled rotary embeddings.
         kind = value.get("rope_type", value.get("type", "default"))
-        return value in neutral or kind == "default"
-    return any(value is item or value == item for item in neutral)
+        rest = {inner: value[inner] for inner in value if inner not in _UNSCALED_ROPE}
+        return kind == "default" and all(_is_off(*item) for item in rest.items())
+    return any(value is neutral or value == neutral for neutral in _MUST_BE_OFF[name])
+
+
+def _is_named(name: str, value: Any) -> bool:
+    if name == "layer_types":
+        return value is None or set(value) <= {"full_attention"}
+    wanted = _MUST_NAME.get(name)
+    return wanted is None or value is None or any(part in str(value).lower() for part in wanted)
 
 
 class AtomConfig(PretrainedConfig):  # type: ignore[misc]

@@ -26,9 +26,7 @@ def untranspose(named: NamedTensors) -> dict[str, Tensor]:
     tensors = named.tensors
     hidden = tensors["model.embed_tokens.weight"].shape[-1]
     candidates = {
-        name
-        for name, found in named.origin.items()
-        if found.split(".")[-2].startswith("c_") and tensors[name].dim() == 2
+        name for name, found in named.origin.items() if found.split(".")[-2].startswith("c_")
     }
     readers = [
         name for name in candidates if not name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -59,14 +57,16 @@ def _listed(named: NamedTensors, names: Mapping[str, object] | list[str]) -> str
     )
 
 
-def separate(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str, Tensor]:
+def separate(
+    tensors: Mapping[str, Tensor], named: NamedTensors, config: AtomConfig
+) -> dict[str, Tensor]:
     """Take fused matrices apart along their rows.
 
     `qkv_proj` is all of q, then all of k, then all of v: `[(H + 2 K) D, E]`; `kv_proj` is k, then
-    v; `gate_up_proj` is gate, then up: `[2 F, E]`. Their heights must be exactly that.
+    v; `gate_up_proj` is gate, then up: `[2 F, E]`.
 
     Raises:
-        WeightsError: a fused matrix has another number of rows.
+        WeightsError: a fused matrix is of another shape.
     """
     query = config.num_attention_heads * config.head_dim
     kv = config.num_key_value_heads * config.head_dim
@@ -84,13 +84,14 @@ def separate(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str, Ten
             separated[name] = tensor
             continue
         rows = [count for _, count in parts[role]]
-        if tensor.dim() != 2 or tensor.shape[0] != sum(rows):
-            wrong.append(f"{name} {list(tensor.shape)}, expected {sum(rows)} rows")
+        expected = [sum(rows), config.hidden_size]
+        if list(tensor.shape) != expected:
+            wrong.append(f"{named.origin[name]} {list(tensor.shape)}, expected {expected}")
             continue
         for (part, _), piece in zip(parts[role], tensor.split(rows), strict=True):
             separated[f"{prefix}.{part}.weight"] = piece
     if wrong:
-        raise WeightsError("Fused matrices of another height:\n  " + "\n  ".join(wrong))
+        raise WeightsError("Fused matrices of another shape:\n  " + "\n  ".join(wrong))
     return separated
 
 
@@ -102,11 +103,21 @@ def halve_rotary(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str,
     """
 
     def halved(matrix: Tensor) -> Tensor:
-        heads = matrix.view(-1, config.head_dim // 2, 2, matrix.shape[-1])
+        heads = matrix.reshape(-1, config.head_dim // 2, 2, matrix.shape[-1])
         return heads.transpose(1, 2).reshape(matrix.shape)
 
     rotated = ("q_proj.weight", "k_proj.weight")
     return {
         name: halved(tensor) if name.endswith(rotated) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def exchange_gate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors named as gate and up each other's names."""
+    other = {"gate_proj": "up_proj", "up_proj": "gate_proj"}
+    roles = {name: name.split(".")[-2] for name in tensors}
+    return {
+        name.replace(roles[name], other.get(roles[name], roles[name])): tensor
         for name, tensor in tensors.items()
     }

@@ -11,7 +11,7 @@ missing is listed in one error; nothing is guessed from the order or number of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -121,8 +121,8 @@ class NamedTensors:
 
     @property
     def num_layers(self) -> int:
-        """One more than the largest layer number."""
-        return 1 + max(int(name.split(".")[2]) for name in self.tensors if ".layers." in name)
+        """Number of decoder layers."""
+        return len({name.split(".")[2] for name in self.tensors if ".layers." in name})
 
     @property
     def school(self) -> str:
@@ -154,19 +154,35 @@ def name_tensors(tensors: Mapping[str, Tensor]) -> NamedTensors:
         claims.setdefault(_canonical(stripped, mlp_roles) or "", []).append(name)
     unknown = claims.pop("", [])
     twice = {name: names for name, names in claims.items() if len(names) > 1}
-    missing = _missing(set(claims), fused_mlp="gate_up_proj" in mlp_roles.values())
-    if unknown or twice or missing:
-        lines = [f"unknown: {name} {list(tensors[name].shape)}" for name in sorted(unknown)]
-        for name, names in sorted(twice.items()):
-            both = ", ".join(f"{each} {list(tensors[each].shape)}" for each in names)
-            lines.append(f"more than one tensor for {name}: {both}")
-        lines += [f"missing: {name}" for name in missing]
+    expected = _expected(set(claims))
+    lines = [f"unknown: {_shown([name], tensors)}" for name in sorted(unknown)]
+    lines += [f"twice {name}: {_shown(names, tensors)}" for name, names in sorted(twice.items())]
+    lines += [f"missing: {name}" for name in expected if name not in claims]
+    lines += [
+        f"not needed beside the others: {_shown(names, tensors)}"
+        for name, names in sorted(claims.items())
+        if name not in expected and name != "lm_head.weight"
+    ]
+    lines += [
+        f"neither a matrix nor a norm's vector: {_shown(names, tensors)}"
+        for name, names in sorted(claims.items())
+        if not all(_has_rank(tensors[each], 1 if "norm" in name else 2) for each in names)
+    ]
+    if lines:
         raise WeightsError(
             "The tensors do not make one model of a known naming school, so nothing is loaded:\n  "
             + "\n  ".join(lines)
         )
     origin = {name: names[0] for name, names in claims.items()}
     return NamedTensors({name: tensors[found] for name, found in origin.items()}, origin)
+
+
+def _shown(names: list[str], tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
+
+
+def _has_rank(tensor: Tensor, rank: int) -> bool:
+    return tensor.dim() == rank and tensor.numel() > 0
 
 
 def _strip(name: str) -> str:
@@ -216,29 +232,44 @@ def _mlp_roles(parameters: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
     fused = [dict(zip(row, ("gate_up_proj", "down_proj"), strict=True)) for row in _FUSED_ROWS]
     rows = [*gated, *fused]
     exact = [row for row in rows if set(row) == found]
-    if len(exact) > 1:  # w1, w2, w3: the down projection is the one that is not shaped as w1
-        exact = [row for row in exact if _down_differs(row, shapes)] or exact
+    if exact:  # w1, w2, w3 are names of two schools: which of them maps back is told by shape
+        hidden = _hidden_size(parameters, tensors)
+        return max(exact, key=lambda row: _plausible(row, shapes, hidden))
     # With a tensor missing everywhere, the first row that has all others tells which.
-    return next(iter(exact or [row for row in rows if found and found < set(row)]), {})
+    return next((row for row in rows if found and found < set(row)), {})
 
 
-def _down_differs(row: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    by_role = {role: shapes[name] for name, role in row.items()}
-    return by_role["gate_proj"] == by_role["up_proj"] != by_role["down_proj"]
+def _hidden_size(parameters: Mapping[str, str], tensors: Mapping[str, Tensor]) -> int:
+    embedding = re.compile(_OUTSIDE_LAYERS["model.embed_tokens.weight"])
+    widths = [
+        tensors[n].shape[-1] for n, stripped in parameters.items() if embedding.fullmatch(stripped)
+    ]
+    return widths[0] if widths else 0
 
 
-def _missing(found: Iterable[str], fused_mlp: bool) -> list[str]:
-    found = set(found)
-    layers = [int(name.split(".")[2]) for name in found if ".layers." in name]
+def _plausible(row: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], hidden: int) -> int:
+    """How many of the matrices have the hidden size on the side where `row` needs it."""
+    return sum(
+        shapes[name][:1] == (hidden,) if role == "down_proj" else shapes[name][-1:] == (hidden,)
+        for name, role in row.items()
+    )
+
+
+def _expected(found: Set[str]) -> list[str]:
+    """What one model consists of, given which of its matrices are fused."""
+    layers = {name.split(".")[2] for name in found if ".layers." in name}
+    fused_mlp = any(name.endswith("gate_up_proj.weight") for name in found)
     expected = ["model.embed_tokens.weight", "model.norm.weight"]
-    for layer in range(max(layers, default=0) + 1):
+    for layer in range(max(len(layers), 1)):
         prefix = f"model.layers.{layer}."
-        roles = ["input_layernorm", "post_attention_layernorm", "self_attn.o_proj"]
-        if prefix + "self_attn.qkv_proj.weight" not in found:
-            kv_fused = prefix + "self_attn.kv_proj.weight" in found
-            kv = ["self_attn.kv_proj"] if kv_fused else ["self_attn.k_proj", "self_attn.v_proj"]
-            roles += ["self_attn.q_proj", *kv]
-        roles += ["mlp.gate_up_proj"] if fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
-        roles += ["mlp.down_proj"]
+        if prefix + "self_attn.qkv_proj.weight" in found:
+            inputs = ["self_attn.qkv_proj"]
+        elif prefix + "self_attn.kv_proj.weight" in found:
+            inputs = ["self_attn.q_proj", "self_attn.kv_proj"]
+        else:
+            inputs = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+        gates = ["mlp.gate_up_proj"] if fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        roles = [*norms, *inputs, "self_attn.o_proj", *gates, "mlp.down_proj"]
         expected += [f"{prefix}{role}.weight" for role in roles]
-    return [name for name in expected if name not in found]
+    return expected

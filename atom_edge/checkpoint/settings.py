@@ -57,6 +57,7 @@ _ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "activa
 # Several names may be there with different values, of which the first is meant.
 _FIRST_COUNTS = ("vocab_size", "max_position_embeddings")
 _ATTENTION_TYPES = ("attention_type", "attn_type", "attention_variant")
+_OTHER_ATTENTION = "linear|sliding|local|window|sparse|latent|mla|differential|alibi"
 _SILU = ("silu", "swish", "swiglu")
 
 
@@ -125,8 +126,13 @@ def _rotary(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _attention_type(raw: Mapping[str, Any]) -> dict[str, Any]:
     """XSA where it is stated as a kind of attention, as in `"attention_type": "gqa_xsa"`."""
-    kinds = [str(raw[name]).lower() for name in _ATTENTION_TYPES if _says(raw, name)]
-    named = any(re.search("xs[ae]|exclusive", kind) for kind in kinds)
+    kinds = {name: str(raw[name]).lower() for name in _ATTENTION_TYPES if _says(raw, name)}
+    if other := {name: kind for name, kind in kinds.items() if re.search(_OTHER_ATTENTION, kind)}:
+        raise UnsupportedModelError(
+            "config.json asks for attention that AtomForCausalLM does not compute: "
+            + "; ".join(f"{name} = {kind!r}" for name, kind in other.items())
+        )
+    named = any(re.search("xs[ae]|exclusive", kind) for kind in kinds.values())
     return {"exclusive_self_attention": True} if named else {}
 
 

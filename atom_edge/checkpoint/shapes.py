@@ -8,7 +8,7 @@ known, and every such choice is noted.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +27,19 @@ _UNMEASURED = ("max_position_embeddings", "rope_theta", "rms_norm_eps", "xsa")
 
 @dataclass(frozen=True)
 class Reading:
-    """A configuration, its rotary layout, and what was chosen where nothing stated it."""
+    """A configuration, how the tensors are to be read, and what was chosen unstated.
+
+    Attributes:
+        config: of the model.
+        interleaved: whether rotary embedding turns neighbouring rows of a head together.
+        gate_last: whether the tensors named as gate and up mean up and gate.
+        notes: the choices that nothing in the snapshot states.
+    """
 
     config: AtomConfig
     interleaved: bool
-    notes: list[str] = field(default_factory=list)
+    gate_last: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ def read_config(
     tensors: Mapping[str, Tensor],
     *,
     tags: Collection[str],
+    compared: bool = False,
 ) -> Reading:
     """The configuration that `raw` and the tensors make together.
 
@@ -56,6 +65,8 @@ def read_config(
         named: the tensors' names in the file.
         tensors: the tensors, `[out, in]`, fused ones still fused.
         tags: of the model card.
+        compared: whether the result is to be compared with the author's code, which then decides
+            XSA and the norm epsilon where nothing states them.
 
     Raises:
         SnapshotError: raw contradicts the shapes or itself, or leaves out what they do not tell.
@@ -73,7 +84,14 @@ def read_config(
         if name not in says:
             says[name] = value
             notes.append(f"{name} = {value}: not in config.json, the default of {architecture}")
+    if compared:
+        says = {"xsa": False, "rms_norm_eps": 1e-6} | says
     heads = _heads(says, sizes, measured)
+    if raw.get("rotary_dim") not in (None, heads["head_dim"]):
+        raise UnsupportedModelError(
+            f"rotary_dim = {raw['rotary_dim']} of a head of {heads['head_dim']}: "
+            "AtomForCausalLM rotates whole heads only."
+        )
     missing = [name for name in _UNMEASURED if name not in says]
     if missing:
         raise SnapshotError(
@@ -95,7 +113,7 @@ def read_config(
         hidden_act=says.get("hidden_act", "silu"),
         tie_word_embeddings=_tied(says, tensors),
     )
-    return Reading(config, interleaved, notes)
+    return Reading(config, interleaved, notes=tuple(notes))
 
 
 def _measure(named: NamedTensors, tensors: Mapping[str, Tensor]) -> dict[str, Measure]:
@@ -104,10 +122,8 @@ def _measure(named: NamedTensors, tensors: Mapping[str, Tensor]) -> dict[str, Me
     attention = layer + "self_attn."
 
     def axis(name: str, index: int) -> Measure:
-        shape = tensors[name].shape
-        if len(shape) != 2:
-            raise WeightsError(f"{named.origin[name]} {list(shape)} is no matrix.")
-        return Measure(shape[index], f"{named.origin[name]} {list(named.tensors[name].shape)}")
+        found = f"{named.origin[name]} {list(named.tensors[name].shape)}"
+        return Measure(tensors[name].shape[index], found)
 
     query = axis(attention + "o_proj.weight", 1)
     if attention + "k_proj.weight" in tensors:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard
-from torch import Tensor
-from transformers.modeling_utils import no_init_weights
 
-from atom_edge.checkpoint import files, layout, text
-from atom_edge.checkpoint.naming import NamedTensors, name_tensors
-from atom_edge.checkpoint.shapes import Reading, read_config
+from atom_edge.checkpoint import files, text
+from atom_edge.checkpoint.author import author_settings, has_own_code, match_author
+from atom_edge.checkpoint.layout import untranspose
+from atom_edge.checkpoint.loading import load
+from atom_edge.checkpoint.naming import name_tensors
+from atom_edge.checkpoint.shapes import read_config
 from atom_edge.config import AtomConfig
-from atom_edge.errors import WeightsError
 from atom_edge.modeling import AtomForCausalLM
-
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,28 @@ def open_snapshot(
     folder = source.path
     raw = files.read_json(folder / "config.json") or files.read_json(folder / "params.json")
     named = name_tensors(files.read_tensors(folder))
-    tensors = layout.untranspose(named)
-    reading = read_config(raw, named, tensors, tags=_tags(folder))
-    model = _build(reading, named, tensors)
+    tensors = untranspose(named)
+    compared = trust_remote_code and has_own_code(raw)
+    if compared:
+        raw = author_settings(folder, raw)
+    reading = read_config(raw, named, tensors, tags=_tags(folder), compared=compared)
+    tokenizer = text.tokenizer_file(folder, reading.config.vocab_size)
 
-    tokenizer = text.tokenizer_file(folder, model.config.vocab_size)
+    notes, variant = list(reading.notes), None
+    if compared:
+        match = match_author(folder, tokenizer, reading, lambda read: load(read, named, tensors))
+        model, variant = match.model, match.variant
+        notes.append(
+            "logits differ from the author's own code by at most "
+            f"{match.difference:.1e} of their standard deviation"
+        )
+    else:
+        model = load(reading, named, tensors)
+        if has_own_code(raw):
+            notes.append(
+                "the author's own model code was not run; --trust-remote-code compares with it"
+            )
+
     ids = text.token_ids(folder, tokenizer, raw)
     for name, value in ids.items():
         setattr(model.config, name, value)
@@ -98,8 +111,8 @@ def open_snapshot(
             "revision": source.revision,
             "sha256": {file.name: files.sha256(file) for file in files.weight_files(folder)},
             "tensor_names": named.school,
-            "notes": reading.notes,
-            "variant": None,
+            "notes": notes,
+            "variant": variant,
         },
     )
 
@@ -110,37 +123,3 @@ def _tags(folder: Path) -> list[str]:
     if not card.is_file():
         return []
     return list(ModelCard.load(card, ignore_metadata_errors=True).data.tags or [])
-
-
-def _build(reading: Reading, named: NamedTensors, tensors: Mapping[str, Tensor]) -> AtomForCausalLM:
-    weights = layout.separate(tensors, reading.config)
-    if reading.interleaved:
-        weights = layout.halve_rotary(weights, reading.config)
-    if reading.config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    with no_init_weights():
-        model = AtomForCausalLM(reading.config)
-    _check_shapes(weights, named, model)
-    model.load_state_dict(weights, strict=True)
-    model.eval()
-    return model
-
-
-def _check_shapes(
-    weights: Mapping[str, Tensor], named: NamedTensors, model: AtomForCausalLM
-) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    wrong = [
-        f"{named.origin.get(name, name)} {list(found.get(name, ()))}, expected "
-        f"{list(expected.get(name, ()))}"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
-    wrong += [
-        f"{named.origin.get(name, name)} is {tensor.dtype}, expected floating point weights"
-        for name, tensor in weights.items()
-        if tensor.dtype not in _FLOATS
-    ]
-    if wrong:
-        raise WeightsError("The tensors do not fit the configuration:\n  " + "\n  ".join(wrong))

@@ -1,0 +1,63 @@
+"""From named tensors and a configuration to the model, with nothing left to initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import no_init_weights
+
+from atom_edge.checkpoint.layout import exchange_gate, halve_rotary, separate
+from atom_edge.checkpoint.naming import NamedTensors
+from atom_edge.checkpoint.shapes import Reading
+from atom_edge.errors import WeightsError
+from atom_edge.modeling import AtomForCausalLM
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def load(reading: Reading, named: NamedTensors, tensors: Mapping[str, Tensor]) -> AtomForCausalLM:
+    """A float32 model in evaluation mode, every parameter of which comes from `tensors`.
+
+    Args:
+        reading: the configuration, and how the tensors are to be read.
+        named: the tensors' names in the file, for errors.
+        tensors: by this package's names, `[out, in]`, fused ones still fused.
+
+    Raises:
+        WeightsError: a tensor is of another shape, or of a dtype that holds no weights.
+    """
+    weights = separate(tensors, named, reading.config)
+    if reading.config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    with no_init_weights():
+        model = AtomForCausalLM(reading.config)
+    _check_shapes(weights, named, model)
+    if reading.interleaved:
+        weights = halve_rotary(weights, reading.config)
+    if reading.gate_last:
+        weights = exchange_gate(weights)
+    model.load_state_dict(weights, strict=True)
+    model.eval()
+    return model
+
+
+def _check_shapes(
+    weights: Mapping[str, Tensor], named: NamedTensors, model: AtomForCausalLM
+) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = [
+        f"{named.origin.get(name, name)} {list(found.get(name, ()))}, expected "
+        f"{list(expected.get(name, ()))}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    wrong += [
+        f"{named.origin.get(name, name)} is {tensor.dtype}, expected floating point weights"
+        for name, tensor in weights.items()
+        if tensor.dtype not in _FLOATS
+    ]
+    if wrong:
+        raise WeightsError("The tensors do not fit the configuration:\n  " + "\n  ".join(wrong))
