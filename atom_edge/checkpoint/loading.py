@@ -33,6 +33,7 @@ def load(reading: Reading, named: NamedTensors, tensors: Mapping[str, Tensor]) -
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     with no_init_weights():
         model = AtomForCausalLM(reading.config)
+    model.tie_weights()  # one parameter, so that a trace stores it once
     _check_shapes(weights, named, model)
     if reading.interleaved:
         weights = halve_rotary(weights, reading.config)

@@ -51,6 +51,9 @@ def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle
     assert validation["prefill"]["perplexity_ratio"]["standard_error"] > 0
     ratio = bundle.graph().stat().st_size / open_bundle(small_bundle).graph().stat().st_size
     assert ratio < 0.35
+    graph = ir.load(bundle.graph()).graph
+    vocabulary = [v.name for v in graph.initializers.values() if v.const_value.size == 4096 * 64]
+    assert len(vocabulary) == 1, "the tied embedding is stored once"
 
 
 def test_the_configuration_reads_as_a_llama(small_bundle: Path) -> None:
