@@ -151,7 +151,7 @@ def _is_named(name: str, value: Any) -> bool:
     return wanted is None or value is None or any(part in str(value).lower() for part in wanted)
 
 
-class AtomConfig(PretrainedConfig):  # type: ignore[misc]
+class AtomConfig(PretrainedConfig):
     """Configuration of `AtomForCausalLM`; the defaults are Atom 3.4M's, 3,412,800 parameters.
 
     Args:

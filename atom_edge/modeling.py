@@ -175,7 +175,7 @@ class AtomMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-class AtomDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+class AtomDecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
     def __init__(self, config: AtomConfig, layer_idx: int) -> None:
@@ -193,7 +193,7 @@ class AtomDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class AtomPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class AtomPreTrainedModel(PreTrainedModel):
     """What the Atom models share with transformers: loading, saving, initialisation."""
 
     config_class = AtomConfig
@@ -301,16 +301,15 @@ class AtomModel(AtomPreTrainedModel):
     def _check_context(self, tokens: int) -> None:
         context = self.config.max_position_embeddings
         # A tracer sees one length and must not take the answer for a constant.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
-        if tokens > context:
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if not traced and tokens > context:
             raise GenerationError(
                 f"{tokens} tokens do not fit into the model's context of {context}. "
                 "Shorten the input."
             )
 
 
-class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
     """Atom with its output projection: logits of the next token at every position."""
 
     _tied_weights_keys = ("lm_head.weight",)

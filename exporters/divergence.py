@@ -22,7 +22,7 @@ class Estimate:
     standard_error: float
 
     @classmethod
-    def of(cls, samples: npt.NDArray[np.generic]) -> Estimate:
+    def of(cls, samples: npt.NDArray[np.floating | np.bool_]) -> Estimate:
         """The mean of independent `samples` and its standard error (NaN for fewer than two)."""
         count = len(samples)
         error = float(np.std(samples, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
@@ -33,7 +33,7 @@ class Estimate:
         return Estimate(math.exp(self.value), math.exp(self.value) * self.standard_error)
 
 
-def log_softmax(logits: npt.NDArray[np.generic]) -> Floats:
+def log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
     """Log-probabilities over the last axis, float64."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)

@@ -18,11 +18,12 @@ from optimum.utils.input_generators import (
 )
 
 from atom_edge import modeling
+from atom_edge.config import AtomConfig
 
 TASKS = ("text-generation", "text-generation-with-past")
 
 
-class AtomOnnxConfig(TextDecoderWithPositionIdsOnnxConfig):  # type: ignore[misc]
+class AtomOnnxConfig(TextDecoderWithPositionIdsOnnxConfig):
     """Inputs, outputs and dummy inputs of Atom for Optimum's tracer."""
 
     DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator, MistralDummyPastKeyValuesGenerator)
@@ -36,7 +37,7 @@ def register() -> None:
     """Register `model_type: "atom"` with Optimum for this process; may be called again."""
     modeling.register()
     add = TasksManager.create_register("onnx", overwrite_existing=True)
-    add(modeling.AtomConfig.model_type, *TASKS)(AtomOnnxConfig)
+    add(AtomConfig.model_type, *TASKS)(AtomOnnxConfig)
     _tell_library()
 
 

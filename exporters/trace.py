@@ -138,6 +138,7 @@ def trace(model: AtomForCausalLM) -> ir.Model:
             ),
             verbose=False,
         )
+    assert program is not None  # None only with an output file
     graph = program.model
     _name_output_axes(graph)
     _strip_metadata(graph)

@@ -103,12 +103,10 @@ def read_config(
         interleaved = named.school == "Meta"
         if interleaved:
             notes.append("rotary embedding interleaved, as Meta's tensor names imply")
+    measured = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    shape: dict[str, Any] = {name: sizes[name] for name in measured} | heads
     config = AtomConfig(
-        vocab_size=sizes["vocab_size"],
-        hidden_size=sizes["hidden_size"],
-        intermediate_size=sizes["intermediate_size"],
-        num_hidden_layers=sizes["num_hidden_layers"],
-        **heads,
+        **shape,
         **{name: says[name] for name in _UNMEASURED},
         hidden_act=says.get("hidden_act", "silu"),
         tie_word_embeddings=_tied(says, tensors),

@@ -1,0 +1,55 @@
+"""What every file of the project holds to: lint, format, types, and imports that stay light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str, cwd: Path = ROOT) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_lint() -> None:
+    run(sys.executable, "-m", "ruff", "check", ".")
+
+
+def test_format() -> None:
+    run(sys.executable, "-m", "ruff", "format", "--check", ".")
+
+
+def test_types(tmp_path: Path) -> None:
+    # mypy knows packages by their folders: lay them out as they are installed.
+    package = tmp_path / "atom_edge"
+    package.mkdir()
+    for entry in (ROOT / "atom_edge").iterdir():
+        (package / entry.name).symlink_to(entry)
+    for name in ("exporters", "runtimes"):
+        (package / name).symlink_to(ROOT / name)
+    options = (
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
+        "--cache-dir",
+        str(ROOT / ".mypy_cache"),
+    )
+    run(sys.executable, "-m", "mypy", "-p", "atom_edge", *options, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["atom_edge", "atom_edge.bundle", "atom_edge.tokenizer", "atom_edge.cli"]
+    + ["atom_edge.runtimes.session"],
+)
+def test_the_runtime_is_light(module: str) -> None:
+    heavy = "{'torch', 'transformers', 'onnx', 'optimum', 'onnxscript'}"
+    run(
+        sys.executable,
+        "-c",
+        f"import sys, {module}; found = {heavy} & sys.modules.keys(); sys.exit(', '.join(found))",
+    )
