@@ -43,8 +43,13 @@ def test_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["atom_edge", "atom_edge.bundle", "atom_edge.tokenizer", "atom_edge.cli"]
-    + ["atom_edge.runtimes.session"],
+    [
+        "atom_edge",
+        "atom_edge.bundle",
+        "atom_edge.cli",
+        "atom_edge.runtimes.session",
+        "atom_edge.tokenizer",
+    ],
 )
 def test_the_runtime_is_light(module: str) -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'optimum', 'onnxscript'}"
