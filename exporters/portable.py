@@ -5,25 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
+import onnxruntime as ort
 
-from atom_edge.runtimes import decoder
-from atom_edge.runtimes.decoder import Cache, Logits
-from atom_edge.runtimes.providers import open_graph
+from atom_edge.errors import ExportError
+
+Cache = list[npt.NDArray[np.float32]]
 
 
 class PortableGraph:
-    """A graph file that `trace` describes, with mask, positions and cache filled in."""
+    """An onnxruntime session over the graph that `trace` describes; keeps no state."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._graph = decoder.PortableGraph(open_graph(path, threads=threads))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # PyTorch computes on the same cores between two runs; idle threads must not spin on them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own unrelated types
+            raise ExportError(f"onnxruntime cannot open the graph {path}: {error}") from error
+        self._cache_inputs = [
+            value for value in self._session.get_inputs() if value.name.startswith("past_")
+        ]
 
     def run(
         self,
-        ids: NDArray[np.int64],
-        mask: NDArray[np.int64] | None = None,
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64] | None = None,
         past: Cache | None = None,
-    ) -> tuple[Logits, Cache]:
+    ) -> tuple[npt.NDArray[np.float32], Cache]:
         """Feed new tokens.
 
         Args:
@@ -35,8 +48,16 @@ class PortableGraph:
             logits float32 `[B, T, V]`, and the cache, float32 `[B, K, S, D]` each.
         """
         batch, tokens = ids.shape
-        cache = self._graph.empty_cache(batch) if past is None else past
-        total = cache[0].shape[2] + tokens
-        mask = np.ones((batch, total), np.int64) if mask is None else mask
+        if past is None:
+            past = [
+                np.zeros((batch, value.shape[1], 0, value.shape[3]), np.float32)
+                for value in self._cache_inputs
+            ]
+        total = past[0].shape[2] + tokens
+        if mask is None:
+            mask = np.ones((batch, total), np.int64)
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, total - tokens :]
-        return self._graph.run(ids, mask, positions, cache)
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        feeds |= {value.name: array for value, array in zip(self._cache_inputs, past, strict=True)}
+        logits, *cache = self._session.run(None, feeds)
+        return logits, cache

@@ -21,10 +21,9 @@ from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import open_snapshot
 from atom_edge.errors import ValidationError
 from atom_edge.exporters.divergence import Divergence, Estimate
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.portable import Cache, PortableGraph
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
-from atom_edge.runtimes.decoder import Cache
 from atom_edge.tokenizer import Tokenizer
 
 LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 256, 511, 512)

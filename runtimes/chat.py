@@ -61,10 +61,12 @@ class Conversation:
 
         An empty message lets a base model write on where its last reply ended.
         """
+        free = GenerationOptions(**self.options).max_new_tokens
         if message or self.is_chat or not self.messages:
             self.messages.append({"role": "user", "content": message})
+        prompt = self._prompt(free)
         reply: list[str] = []
-        pieces = self.session.stream(self._prompt(), decoder=self._decoder, **self.options)
+        pieces = self.session.stream(prompt, decoder=self._decoder, **self.options)
         try:
             for piece in pieces:
                 reply.append(piece.text)
@@ -73,8 +75,7 @@ class Conversation:
         finally:
             self.messages.append({"role": "assistant", "content": "".join(reply)})
 
-    def _prompt(self) -> str | list[int]:
-        free = GenerationOptions(**self.options).max_new_tokens
+    def _prompt(self, free: int) -> str | list[int]:
         context = self.session.context_length
         budget = context - min(free, context // 2)
         if self._template is None:
@@ -86,7 +87,10 @@ class Conversation:
         return text if len(ids) <= budget else ids[-budget:]
 
     def _recent(self, template: ChatTemplate, budget: int) -> list[int]:
-        """Token ids of the system message and of as many last exchanges as fit the budget."""
+        """Token ids of the system message and of as many last exchanges as fit the budget.
+
+        Of a single message that is too long, the end.
+        """
         system = [message for message in self.messages if message["role"] == "system"]
         others = [message for message in self.messages if message["role"] != "system"]
         starts = [i for i, message in enumerate(others) if message["role"] == "user"]
@@ -95,7 +99,7 @@ class Conversation:
             ids = self._encode(template, [*system, *others[start:]])
             if len(ids) <= budget:
                 break
-        return ids
+        return ids[-budget:]
 
     def _encode(self, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
         return self.session.tokenizer.encode(template.render(messages))

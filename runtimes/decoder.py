@@ -13,6 +13,7 @@ from atom_edge.errors import BundleError, GenerationError
 if TYPE_CHECKING:
     import onnxruntime
 
+Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Cache = list[NDArray[Any]]
 
@@ -79,22 +80,29 @@ class PortableGraph:
 
     def run(
         self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        position_ids: NDArray[np.int64],
-        cache: Cache,
+        input_ids: Ids,
+        attention_mask: Ids | None = None,
+        cache: Cache | None = None,
+        position_ids: Ids | None = None,
     ) -> tuple[Logits, Cache]:
         """Run the graph once.
 
         Args:
             input_ids: `[B, T]`; shorter sequences of a batch are padded on the left.
-            attention_mask: `[B, S]`, 1 for a token and 0 for padding.
-            position_ids: `[B, T]`; each sequence's first token has position 0.
-            cache: `[B, K, P, D]` each, from `empty_cache` or from the run before.
+            attention_mask: `[B, S]`, 1 for a token and 0 for padding; all ones when None.
+            cache: `[B, K, P, D]` each, as the run before returned it; empty when None.
+            position_ids: `[B, T]`; by default they count the ones of the mask from 0 on.
 
         Returns:
             logits `[B, T, V]` and the cache `[B, K, S, D]`.
         """
+        if cache is None:
+            cache = self.empty_cache(len(input_ids))
+        past = cache[0].shape[2]
+        if attention_mask is None:
+            attention_mask = np.ones((len(input_ids), past + input_ids.shape[1]), np.int64)
+        if position_ids is None:
+            position_ids = np.maximum(attention_mask.cumsum(axis=1) - 1, 0)[:, past:]
         feeds: dict[str, NDArray[Any]] = dict(zip(self._cache_names, cache, strict=True))
         feeds["input_ids"] = input_ids
         feeds["attention_mask"] = attention_mask
@@ -130,8 +138,8 @@ class PortableDecoder:
         logits, self._cache = self._graph.run(
             np.array([token_ids], np.int64),
             self._mask[:, :end],
-            self._positions[:, start:end],
             self._cache,
+            self._positions[:, start:end],
         )
         self.token_ids += token_ids
         last: Logits = logits[0, -1]

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 FinishReason = Literal["stop", "length"]
 
 
-class TokenLogprob(NamedTuple):
+@dataclass(frozen=True)
+class TokenLogprob:
     """How likely a token was, under the model's own distribution: no temperature, no filter.
 
     Attributes:

@@ -90,18 +90,18 @@ def keep_top_k(ids: Ids, scores: Scores, k: int) -> tuple[Ids, Scores]:
 
 
 def keep_top_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
-    """Keep the nucleus: the fewest most likely candidates that hold the share p together.
+    """Keep the nucleus, and all that are as likely as the last of it.
 
-    Source: Holtzman et al., arXiv 1904.09751. Of equal ones, those with lower ids are kept.
+    The nucleus is the fewest most likely candidates that hold the share p together (Holtzman et
+    al., arXiv 1904.09751).
     """
     weights = probabilities(scores)
     # Those below (1 - p) / N hold less than 1 - p together, so that the nucleus does without
     # them: few are left to sort.
-    likely = np.flatnonzero(weights >= (1 - p) / len(weights))
-    descending = likely[np.argsort(-weights[likely], kind="stable")]
-    size = 1 + int(weights[descending].cumsum().searchsorted(p))
-    nucleus = np.sort(descending[:size])
-    return ids[nucleus], scores[nucleus]
+    descending = np.sort(weights[weights >= (1 - p) / len(weights)])[::-1]
+    last = min(int(descending.cumsum().searchsorted(p)), len(descending) - 1)
+    kept = weights >= descending[last]
+    return ids[kept], scores[kept]
 
 
 def keep_min_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:

@@ -130,6 +130,7 @@ class ReplyWriter:
     def __init__(self) -> None:
         self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
         self._column = 0
+        self._spaces = ""
         self._word = ""
         self._begun = False
 
@@ -143,34 +144,34 @@ class ReplyWriter:
             text, self._begun = text.removeprefix(" "), True
         shown = ""
         for character in text:
-            if character.isspace():
-                shown += self._placed() + self._space(character)
-            else:
+            if not character.isspace():
                 self._word += character
+                continue
+            shown += self._placed()
+            if character == "\n":
+                shown += "\n"
+                self._column, self._spaces = 0, ""
+            else:
+                self._spaces += " "
         if shown:
             write(shown)
 
     def close(self) -> None:
         """Write what was kept, and end the line; on a terminal, leave an empty one."""
         write(self._placed() + ("\n\n" if self._width else "\n"))
-        self._column = 0
 
     def _placed(self) -> str:
-        word, self._word = self._word, ""
+        """The kept word, after its spaces or, where it does not fit, on a new line."""
+        if not self._word:
+            return ""
+        spaces, word = self._spaces, self._word
+        self._spaces = self._word = ""
         length = cell_len(word)
-        breaks = self._column > 0 and self._column + length > self._width
-        self._column = (length if breaks else self._column + length) % max(self._width, 1)
-        return "\n" + word if breaks else word
-
-    def _space(self, character: str) -> str:
-        if character == "\n":
-            self._column = 0
-            return character
-        if self._column + 1 >= self._width:
-            self._column = 0
-            return "\n"
-        self._column += 1
-        return " "
+        if self._column > 0 and self._column + len(spaces) + length > self._width:
+            self._column = length
+            return "\n" + word
+        self._column += len(spaces) + length
+        return spaces + word
 
 
 @contextlib.contextmanager

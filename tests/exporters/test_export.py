@@ -14,7 +14,7 @@ import pytest
 
 from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.errors import BundleError, IntegrityError, ValidationError
+from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.trace import trace
@@ -168,7 +168,7 @@ def test_a_bundle_is_not_validated_against_another_tokenizer(
 
 def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(BundleError):
+    with pytest.raises(ExportError, match="onnxruntime cannot open"):
         PortableGraph(tmp_path / "model.onnx")
 
 

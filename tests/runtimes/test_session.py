@@ -21,7 +21,7 @@ from atom_edge.runtimes.providers import open_graph
 from atom_edge.runtimes.session import AtomSession
 
 PROMPTS = ["The water cycle is", "Once upon a time", "1 + 1 =", "naïve 日本", "x" * 20]
-CONTEXT = 96
+CONTEXT = 128
 
 
 def pytorch_reply(model: AtomForCausalLM, ids: list[int], **options: object) -> list[int]:
@@ -52,9 +52,9 @@ def test_greedy_with_a_repetition_penalty_is_pytorch_s(
 
 
 def test_a_batch_padded_on_the_left_gives_each_row_its_own_logits(
-    model: AtomForCausalLM, bundle: Path
+    model: AtomForCausalLM, small_bundle: Path
 ) -> None:
-    graph = PortableGraph(open_graph(open_bundle(bundle).graph(), threads=1))
+    graph = PortableGraph(open_graph(open_bundle(small_bundle).graph(), threads=1))
     rows = [torch.randint(5, 4096, (length,)) for length in (3, 9, 6)]
     width = max(map(len, rows))
     ids = np.zeros((3, width), np.int64)
@@ -62,11 +62,10 @@ def test_a_batch_padded_on_the_left_gives_each_row_its_own_logits(
     for row, tokens in enumerate(rows):
         ids[row, width - len(tokens) :] = tokens
         mask[row, width - len(tokens) :] = 1
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-    logits, cache = graph.run(ids, mask, positions, graph.empty_cache(3))
+    logits, cache = graph.run(ids, mask)
     following = torch.randint(5, 4096, (3, 1))
     mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
-    next_logits, _ = graph.run(following.numpy(), mask, positions[:, -1:] + 1, cache)
+    next_logits, _ = graph.run(following.numpy(), mask, cache)
     for row, tokens in enumerate(rows):
         with torch.no_grad():
             expected = model(torch.cat([tokens, following[row]])[None]).logits[0].numpy()
@@ -106,12 +105,12 @@ def test_a_stop_text_ends_the_reply_wherever_tokens_cut_it(session: AtomSession)
 
 
 def test_an_end_of_sequence_token_ends_the_reply_and_is_not_in_it(
-    session: AtomSession, bundle: Path, tmp_path: Path
+    session: AtomSession, small_bundle: Path, tmp_path: Path
 ) -> None:
     greedy = session.generate("The water", temperature=0, max_new_tokens=12).token_ids
-    shutil.copytree(bundle, tmp_path / "other")
+    shutil.copytree(small_bundle, tmp_path / "other")
     (tmp_path / "other" / "generation_config.json").write_text(f'{{"eos_token_id": {greedy[5]}}}')
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((small_bundle / "manifest.json").read_text())
     seal(tmp_path / "other", manifest)
     other = AtomSession.from_pretrained(tmp_path / "other", threads=1)
     reply = other.generate("The water", temperature=0, max_new_tokens=12, logprobs=0)
@@ -149,7 +148,7 @@ def test_log_probabilities_are_those_of_the_unmodified_model(
 
 class TestContext:
     def test_a_reply_that_fills_it_ends_with_length(self, session: AtomSession) -> None:
-        prompt = [7] * 90
+        prompt = list(range(5, 125))
         reply = session.generate(prompt, max_new_tokens=1000, temperature=0)
         assert reply.finish_reason == "length"
         assert reply.prompt_tokens + reply.generation_tokens == CONTEXT
@@ -214,7 +213,7 @@ class TestRefusals:
 
     def test_more_tokens_than_the_context_given_to_a_decoder(self, session: AtomSession) -> None:
         decoder = session.new_decoder()
-        with pytest.raises(GenerationError, match="97 tokens cannot follow 0 in a context of 96"):
+        with pytest.raises(GenerationError, match="129 tokens cannot follow 0 in a context of 128"):
             decoder.feed([5] * (CONTEXT + 1))
         with pytest.raises(GenerationError, match="0 tokens cannot follow"):
             decoder.feed([])

@@ -1,0 +1,125 @@
+"""`atom-edge generate` as scripts use it: real processes, real pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atom_edge.runtimes.session import AtomSession
+
+MAIN = [sys.executable, "-c", "from atom_edge.cli import main; main()"]
+
+
+def run(
+    *arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*MAIN, *map(str, arguments)], input=stdin, capture_output=True, timeout=120, env=env
+    )
+
+
+def test_the_continuation_alone_goes_to_stdout(small_bundle: Path, session: AtomSession) -> None:
+    result = run("generate", "The water", "--bundle", small_bundle, "-n", 8, "--temperature", "0")
+    expected = session.generate("The water", max_new_tokens=8, temperature=0).text
+    assert result.returncode == 0
+    assert result.stdout.decode() == expected + "\n"
+    assert b"prompt 2 tokens at" in result.stderr
+    assert b"ended by length" in result.stderr
+
+
+def test_the_prompt_may_come_by_stdin_and_be_echoed(
+    small_bundle: Path, session: AtomSession
+) -> None:
+    options = ("--bundle", small_bundle, "-n", 8, "--temperature", "0", "--echo")
+    result = run("generate", *options, stdin="Où est\nla mer\n".encode())
+    expected = session.generate("Où est\nla mer", max_new_tokens=8, temperature=0).text
+    assert result.stdout.decode() == f"Où est\nla mer{expected}\n"
+
+
+def test_json_is_one_object_with_everything(small_bundle: Path, session: AtomSession) -> None:
+    options = ("--seed", 4, "--top-k", 50, "--logprobs", 2, "--json")
+    result = run("generate", "The", "--bundle", small_bundle, "-n", 6, *options)
+    reply = session.generate("The", max_new_tokens=6, seed=4, top_k=50, logprobs=2)
+    fields = json.loads(result.stdout)
+    assert fields["prompt"] == "The"
+    assert fields["text"] == reply.text
+    assert fields["token_ids"] == list(reply.token_ids)
+    assert fields["finish_reason"] == "length"
+    assert fields["prompt_tokens"] == 1
+    assert fields["generation_tokens"] == 6
+    assert fields["truncated_tokens"] == 0
+    assert fields["prompt_tps"] > 0
+    assert fields["generation_tps"] > 0
+    assert reply.logprobs is not None
+    assert fields["logprobs"] == [
+        {
+            "token_id": entry.token_id,
+            "logprob": entry.logprob,
+            "top": [list(pair) for pair in entry.top],
+        }
+        for entry in reply.logprobs
+    ]
+    assert result.stderr == b""
+
+
+def test_a_stop_text_may_be_given_several_times(small_bundle: Path, session: AtomSession) -> None:
+    whole = session.generate("The", max_new_tokens=20, temperature=0).text
+    options = ("--bundle", small_bundle, "-n", 20, "--temperature", "0", "--stop", "never")
+    result = run("generate", "The", *options, "--stop", whole[9:13], "--json")
+    assert json.loads(result.stdout)["text"] == whole[: whole.index(whole[9:13])]
+    assert json.loads(result.stdout)["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["x", "--bundle", "nowhere"], 1, "error: There is no bundle nowhere"),
+        (["x", "--temperature", "-1"], 1, "error: temperature is -1.0; it must be 0 or above."),
+        (["x", "--stop", ""], 1, "error: stop is"),
+        (["x", "--provider", "tpu"], 2, "tpu"),
+        (["x", "-n", "many"], 2, "integer"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(
+    small_bundle: Path, arguments: list[str], code: int, message: str
+) -> None:
+    if "--bundle" not in arguments:
+        arguments = [*arguments, "--bundle", str(small_bundle)]
+    result = run("generate", *arguments)
+    assert result.returncode == code
+    assert message in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert result.stdout == b""
+
+
+def test_input_that_is_not_utf_8_is_wrong_usage(small_bundle: Path) -> None:
+    result = run("generate", "--bundle", small_bundle, stdin=b"caf\xe9")
+    assert result.returncode == 2
+    assert b"not UTF-8 (byte 3)" in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(small_bundle: Path) -> None:
+    process = subprocess.Popen(
+        [*MAIN, "generate", "The", "--bundle", str(small_bundle), "-n", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait(timeout=60)
+
+
+def test_an_output_that_lacks_characters_is_no_error(small_bundle: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = run("generate", "日本", "--bundle", small_bundle, "-n", 3, "--echo", env=env)
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"??")

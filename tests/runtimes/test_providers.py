@@ -1,0 +1,107 @@
+"""A provider that cannot be had is an error; threads follow what the process may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from atom_edge.bundle import open_bundle
+from atom_edge.errors import BundleError, GenerationError, MissingExtraError, ProviderError
+from atom_edge.runtimes import providers
+from atom_edge.runtimes.providers import default_threads, open_graph, usable_cores
+
+
+def test_cuda_that_cannot_be_had_is_an_error(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"no CUDA in it.*atom-edge\[cuda\]"):
+        open_graph(open_bundle(small_bundle).graph(), provider="cuda")
+
+
+def test_auto_takes_the_cpu_where_cuda_cannot_be_had(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    session = open_graph(open_bundle(small_bundle).graph(), provider="auto")
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_cuda_that_onnxruntime_drops_in_silence_is_an_error(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheel says that it has CUDA, and the session that it makes runs on the CPU."""
+    monkeypatch.setattr(
+        onnxruntime,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    graph = open_bundle(small_bundle).graph()
+    with pytest.raises(ProviderError, match="could not start it"):
+        open_graph(graph, provider="cuda")
+    assert open_graph(graph, provider="auto").get_providers() == ["CPUExecutionProvider"]
+
+
+def test_an_unknown_provider_is_an_error(small_bundle: Path) -> None:
+    with pytest.raises(ProviderError, match="'tpu'; choose one of cpu, cuda, auto"):
+        open_graph(open_bundle(small_bundle).graph(), provider="tpu")  # type: ignore[arg-type]
+
+
+def test_no_threads_are_an_error(small_bundle: Path) -> None:
+    with pytest.raises(GenerationError, match="threads is 0"):
+        open_graph(open_bundle(small_bundle).graph(), threads=0)
+
+
+def test_a_file_that_is_no_graph_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07")
+    with pytest.raises(BundleError, match=r"onnxruntime .* cannot run .*model\.onnx"):
+        open_graph(tmp_path / "model.onnx")
+
+
+def test_without_onnxruntime_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[cpu\]'"):
+        open_graph(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 4), (128, 4)]
+)
+def test_threads_are_half_of_the_cores_and_few(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "usable_cores", lambda: cores)
+    assert default_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "garbage\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_s_quota_is_read(
+    files: dict[str, str], quota: float | None, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert providers._cgroup_quota(tmp_path) == quota
+
+
+def test_affinity_and_quota_both_bind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for quota, cores in ((None, 8), (2.5, 2), (0.5, 1), (64.0, 8)):
+        monkeypatch.setattr(providers, "_cgroup_quota", lambda _, quota=quota: quota)
+        assert usable_cores() == cores

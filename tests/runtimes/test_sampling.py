@@ -1,0 +1,207 @@
+"""Samplers against their definitions: distributions by chi-square, filters by properties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from atom_edge.runtimes.sampling import (
+    draw,
+    greedy,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    log_probabilities,
+    make_sampler,
+    penalize_repetition,
+    probabilities,
+)
+
+scores = st.lists(st.floats(-30, 30), min_size=1, max_size=50).map(np.array)
+# On a coarse grid there are many ties.
+tied_scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=50).map(np.array)
+
+
+def logits_of(*chances: float) -> NDArray[np.float32]:
+    return np.log(np.array(chances, np.float32))
+
+
+def chi_square(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
+    """Standardised: about N(0, 1) when the counts come from the expected distribution."""
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    degrees = len(counts) - 1
+    # Wilson and Hilferty's cube-root transformation of the chi-square distribution.
+    variance = 2 / (9 * degrees)
+    return ((statistic / degrees) ** (1 / 3) - (1 - variance)) / math.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.4, 0.3, 0.15, 0.1, 0.05]),
+        ({"temperature": 0.5}, [0.16, 0.09, 0.0225, 0.01, 0.0025]),
+        ({"temperature": 2.0}, [0.4**0.5, 0.3**0.5, 0.15**0.5, 0.1**0.5, 0.05**0.5]),
+        ({"top_k": 3}, [0.4, 0.3, 0.15, 0, 0]),
+        ({"top_p": 0.6}, [0.4, 0.3, 0, 0, 0]),
+        ({"top_p": 0.84}, [0.4, 0.3, 0.15, 0, 0]),
+        ({"min_p": 0.3}, [0.4, 0.3, 0.15, 0, 0]),
+        ({"top_k": 4, "top_p": 0.88, "min_p": 0.5}, [0.4, 0.3, 0, 0, 0]),
+        # Temperature comes first: at 2 the shares are .27 .24 .17 .14 .10, so that half of the
+        # most likely one's is 0.14 and leaves out but the last.
+        ({"temperature": 2.0, "min_p": 0.45}, [0.4**0.5, 0.3**0.5, 0.15**0.5, 0.1**0.5, 0]),
+    ],
+)
+def test_tokens_come_as_often_as_they_should(
+    options: dict[str, float], expected: list[float]
+) -> None:
+    sample = make_sampler(seed=1, **options)  # type: ignore[arg-type]
+    # Two unlikely tokens at the ends, so that ids and ranks differ.
+    logits = np.concatenate([[-90], logits_of(0.05, 0.4, 0.1, 0.3, 0.15), [-90]]).astype(np.float32)
+    order = [2, 4, 5, 3, 1]
+    draws = 20_000
+    counts = np.bincount([sample(logits) for _ in range(draws)], minlength=7)
+    shares = np.array(expected) / sum(expected)
+    assert counts[[0, 6]].sum() == 0
+    assert (counts[order][shares == 0] == 0).all()
+    likely = shares > 0
+    assert abs(chi_square(counts[order][likely], draws * shares[likely])) < 4
+
+
+def test_a_large_vocabulary_is_sampled_as_it_should() -> None:
+    logits = np.random.default_rng(0).normal(0, 2, 400).astype(np.float32)
+    sample = make_sampler(top_p=0.9, seed=5)
+    draws = 20_000
+    counts = np.bincount([sample(logits) for _ in range(draws)], minlength=400)
+    shares = probabilities(logits.astype(np.float64))
+    ranked = np.argsort(-shares)
+    nucleus = ranked[: 1 + int((shares[ranked].cumsum() < 0.9).sum())]
+    assert set(np.flatnonzero(counts)) <= set(nucleus)
+    assert len(nucleus) < 350
+    expected = draws * shares[nucleus] / shares[nucleus].sum()
+    assert abs(chi_square(counts[nucleus], expected)) < 4
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.integers(8, 40),
+    seed=st.integers(0, 2**32),
+    temperature=st.floats(0.3, 3),
+    top_k=st.integers(1, 12),
+    top_p=st.floats(0.05, 0.99),
+    min_p=st.floats(0.001, 0.5),
+    penalty=st.floats(0.5, 2),
+)
+def test_the_filters_and_their_order_are_those_of_transformers(
+    size: int,
+    seed: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    penalty: float,
+) -> None:
+    values = np.random.default_rng(seed).normal(0, 3, size)
+    seen = [0, 3, 5]
+    warpers = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(penalty),
+            TemperatureLogitsWarper(temperature),
+            TopKLogitsWarper(top_k),
+            TopPLogitsWarper(top_p),
+            MinPLogitsWarper(min_p),
+        ]
+    )
+    logits = torch.tensor(values)[None]
+    theirs = torch.isfinite(warpers(torch.tensor([seen]), logits)[0]).nonzero()[:, 0]
+    ids = np.arange(size)
+    own = penalize_repetition(values, np.array(seen), penalty) / temperature
+    for keep, value in ((keep_top_k, top_k), (keep_top_p, top_p), (keep_min_p, min_p)):
+        ids, own = keep(ids, own, value)
+    assert ids.tolist() == theirs.tolist()
+
+
+@given(scores | tied_scores, st.integers(1, 60))
+def test_top_k_keeps_the_likeliest_and_their_equals(values: NDArray[np.float64], k: int) -> None:
+    ids, kept = keep_top_k(np.arange(len(values)), values, k)
+    limit = np.sort(values)[-min(k, len(values))]
+    assert ids.tolist() == np.flatnonzero(values >= limit).tolist()
+    assert kept.tolist() == values[ids].tolist()
+
+
+@given(scores | tied_scores, st.floats(0.001, 0.999))
+def test_top_p_keeps_the_smallest_nucleus(values: NDArray[np.float64], p: float) -> None:
+    ids, kept = keep_top_p(np.arange(len(values)), values, p)
+    shares = probabilities(values)
+    assert kept.tolist() == values[ids].tolist()
+    assert ids.tolist() == sorted(ids)
+    assert shares[ids].sum() >= p - 1e-9
+    assert shares[ids][shares[ids] > shares[ids].min()].sum() < p + 1e-9
+    assert (np.delete(shares, ids) < shares[ids].min()).all()
+
+
+@given(scores | tied_scores, st.floats(0.001, 1))
+def test_min_p_keeps_what_is_likely_enough(values: NDArray[np.float64], p: float) -> None:
+    ids, _ = keep_min_p(np.arange(len(values)), values, p)
+    shares = probabilities(values)
+    assert int(values.argmax()) in ids
+    assert (shares[ids] >= p * shares.max() * (1 - 1e-9)).all()
+    assert (np.delete(shares, ids) <= p * shares.max() * (1 + 1e-9)).all()
+
+
+@given(scores, st.floats(0, 1, exclude_max=True))
+def test_a_draw_is_the_quantile(values: NDArray[np.float64], uniform: float) -> None:
+    weights = probabilities(values)
+    index = draw(weights, uniform)
+    total = weights.sum()
+    assert weights[:index].sum() <= uniform * total + 1e-12
+    assert weights[: index + 1].sum() >= uniform * total - 1e-12
+
+
+def test_a_draw_never_passes_the_end() -> None:
+    last = np.nextafter(1.0, 0.0)
+    assert draw(np.array([0.3, 0.7]), last) == 1
+    assert draw(np.array([1.0]), last) == 0
+    assert draw(np.array([0.0, 1.0, 0.0]), 0.0) == 1
+
+
+def test_temperature_zero_is_greedy_whatever_the_filters() -> None:
+    sample = make_sampler(temperature=0, top_k=2, top_p=0.1, min_p=0.9, seed=3)
+    assert sample is greedy
+    assert sample(np.array([1.0, 3.0, 3.0, 2.0], np.float32)) == 1
+
+
+def test_a_seed_gives_the_same_tokens_everywhere() -> None:
+    """PCG64's stream is fixed by NumPy's compatibility policy; these tokens must never change."""
+    sample = make_sampler(temperature=0.9, top_k=40, top_p=0.95, seed=42)
+    logits = (np.arange(512, dtype=np.float32) * 37 % 521) / 64
+    assert [sample(logits) for _ in range(8)] == [380, 225, 422, 352, 42, 492, 380, 394]
+
+
+@given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30))
+def test_log_probabilities_are_those_of_pytorch(values: list[float]) -> None:
+    expected = torch.log_softmax(torch.tensor(values, dtype=torch.float64), -1)
+    own = log_probabilities(np.array(values, np.float32))
+    np.testing.assert_allclose(own, expected.numpy(), atol=1e-9)
+
+
+def test_logits_are_not_changed() -> None:
+    logits = np.linspace(-2, 2, 64, dtype=np.float32)
+    before = logits.copy()
+    make_sampler(temperature=0.7, top_k=9, top_p=0.9, min_p=0.1, seed=0)(logits)
+    penalize_repetition(logits, np.array([1, 50]), 1.5)
+    log_probabilities(logits)
+    assert np.array_equal(logits, before)

@@ -1,0 +1,86 @@
+"""Chat templates render as transformers renders them, and can do nothing else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from atom_edge.errors import BundleError, MissingExtraError
+from atom_edge.reference import checkpoint_path
+from atom_edge.runtimes.template import ChatTemplate
+
+CHATML = """\
+{% for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{% endfor %}
+{% if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{% endif %}
+"""
+LLAMA_2 = """\
+{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('Roles must alternate.') }}{% endif %}\
+{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'] + ' [/INST]' }}\
+{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"""
+TRICKS = """\
+{%- set found = namespace(user=false) %}{% for message in messages %}
+{% if message.role == 'assistant' %}{% continue %}{% endif %}
+{% set found.user = true %}{{ message | tojson }}
+{% endfor %}{{ found.user }} {{ strftime_now('%Y') }} {{ pad_token }}"""
+TALKS = [
+    [{"role": "user", "content": "Hello"}],
+    [
+        {"role": "user", "content": "Käse <b>\n"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": '"why" {{ 7 * 7 }}'},
+    ],
+]
+TOKENS = {"bos_token": "<|bos|>", "eos_token": {"content": "<|eos|>"}, "pad_token": "<|pad|>"}
+
+
+@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("source", [CHATML, LLAMA_2, TRICKS])
+def test_it_renders_as_transformers_does(source: str, talk: list[dict[str, str]]) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint_path())
+    expected = tokenizer.apply_chat_template(
+        talk, chat_template=source, add_generation_prompt=True, tokenize=False
+    )
+    assert ChatTemplate(source, TOKENS).render(talk) == expected
+
+
+def test_the_year_is_this_year() -> None:
+    assert str(datetime.now().year) in ChatTemplate(TRICKS, TOKENS).render(TALKS[0])
+
+
+def test_what_the_template_refuses_is_an_error() -> None:
+    with pytest.raises(BundleError, match=r"template failed: Roles must alternate\."):
+        ChatTemplate(LLAMA_2, TOKENS).render([{"role": "assistant", "content": "me first"}])
+
+
+def test_a_template_that_is_no_jinja_is_an_error() -> None:
+    with pytest.raises(BundleError, match="template cannot be read"):
+        ChatTemplate("{% for %}", {})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ raise_exception.__globals__.json }}",
+        "{% include '/etc/passwd' %}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+    ],
+)
+def test_the_sandbox_holds(source: str) -> None:
+    with pytest.raises(BundleError, match="template failed"):
+        ChatTemplate(source, {}).render([{"role": "user", "content": "x"}])
+
+
+def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[chat\]'"):
+        ChatTemplate(CHATML, {})
