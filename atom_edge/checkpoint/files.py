@@ -16,12 +16,12 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from requests.exceptions import RequestException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -101,7 +101,7 @@ def _download(repo: str, revision: str | None, local_files_only: bool, with_code
             "was not asked (local files only, or HF_HUB_OFFLINE) or could not be reached. "
             "Download it first, or check the network."
         ) from error
-    except (RequestException, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise SnapshotError(f"{where} could not be downloaded: {error}") from error
 
 

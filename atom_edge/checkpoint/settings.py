@@ -82,10 +82,7 @@ def stated(raw: Mapping[str, Any]) -> dict[str, Any]:
                 raise SnapshotError(f"config.json contradicts itself: {both}.")
             if found:
                 values[field] = next(iter(found.values()))
-    for name in _ACTIVATION:
-        if _says(raw, name):
-            activation = str(raw[name]).lower()
-            values["hidden_act"] = "silu" if activation in _SILU else activation
+    _refuse_other_activations(raw)
     _refuse_unknown_xsa(raw)
     return values
 
@@ -134,6 +131,14 @@ def _attention_type(raw: Mapping[str, Any]) -> dict[str, Any]:
         )
     named = any(re.search("xs[ae]|exclusive", kind) for kind in kinds.values())
     return {"exclusive_self_attention": True} if named else {}
+
+
+def _refuse_other_activations(raw: Mapping[str, Any]) -> None:
+    for name in _ACTIVATION:
+        if _says(raw, name) and str(raw[name]).lower() not in _SILU:
+            raise UnsupportedModelError(
+                f"config.json says {name} = {raw[name]!r}; AtomForCausalLM computes gated SiLU."
+            )
 
 
 def _refuse_unknown_xsa(raw: Mapping[str, Any]) -> None:

@@ -108,7 +108,6 @@ def read_config(
     config = AtomConfig(
         **shape,
         **{name: says[name] for name in _UNMEASURED},
-        hidden_act=says.get("hidden_act", "silu"),
         tie_word_embeddings=_tied(says, tensors),
     )
     return Reading(config, interleaved, notes=tuple(notes))

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.implementations import ByteLevelBPETokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from atom_edge.checkpoint.files import read_json
 from atom_edge.errors import TokenizerError
@@ -50,9 +52,12 @@ def _built_from_merges(folder: Path) -> Path:
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
         )
     try:
-        tokenizer = ByteLevelBPETokenizer(str(vocabulary), str(merges))
+        tokenizer = Tokenizer(BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"{vocabulary} and {merges.name} do not fit: {error}") from error
+    spaced = read_json(folder / "tokenizer_config.json").get("add_prefix_space") is True
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=spaced)
+    tokenizer.decoder = ByteLevelDecoder()
     known = tokenizer.get_vocab()
     special = [text for text in special_tokens(folder).values() if text in known]
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
