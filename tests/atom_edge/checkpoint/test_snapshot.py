@@ -61,6 +61,7 @@ def test_a_folder_of_our_own(atom_folder: Path) -> None:
     opened, original = snapshot.config.to_dict(), saved.config.to_dict()
     incidental = {"_name_or_path", "architectures", "dtype", "initializer_range"}
     assert {name for name in original if opened[name] != original[name]} <= incidental
+    assert snapshot.model.lm_head.weight is snapshot.model.model.embed_tokens.weight
     assert not snapshot.model.training
     assert snapshot.tokenizer_file == atom_folder / "tokenizer.json"
     assert snapshot.generation_config["eos_token_id"] == 2
