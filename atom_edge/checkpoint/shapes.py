@@ -22,6 +22,7 @@ from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
 
 # The types of transformers that compute what this package's model computes without XSA.
 _LLAMA_TYPES = ("llama", "mistral")
+_MEASURED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 _UNMEASURED = ("max_position_embeddings", "rope_theta", "rms_norm_eps", "xsa")
 
 
@@ -103,8 +104,7 @@ def read_config(
         interleaved = named.school == "Meta"
         if interleaved:
             notes.append("rotary embedding interleaved, as Meta's tensor names imply")
-    measured = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    shape: dict[str, Any] = {name: sizes[name] for name in measured} | heads
+    shape: dict[str, Any] = {name: sizes[name] for name in _MEASURED} | heads
     config = AtomConfig(
         **shape,
         **{name: says[name] for name in _UNMEASURED},
