@@ -16,6 +16,7 @@ from atom_edge import __version__
 from atom_edge.cli.chat import chat
 from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
+from atom_edge.cli.pretrain import pretrain
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.cli.validate import validate_command
 from atom_edge.errors import AtomEdgeError
@@ -50,6 +51,7 @@ def _root(
 app.command("chat")(chat)
 app.command("export")(export_command)
 app.command("generate")(generate)
+app.command("pretrain")(pretrain)
 app.command("train-tokenizer")(train_tokenizer)
 app.command("validate")(validate_command)
 

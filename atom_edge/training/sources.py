@@ -9,16 +9,25 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from atom_edge.errors import MissingExtraError, TrainingError
 
 SHARD_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 # `zstd --long=27`, common for corpora, needs this window to be read.
 _ZSTD_WINDOW_BYTES = 2**27
+Item = TypeVar("Item")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    """Yield `items` in tuples of `size`, as itertools does from Python 3.12 on."""
+    rest = iter(items)
+    while batch := tuple(islice(rest, size)):
+        yield batch
 
 
 def find_shards(path: Path) -> list[Path]:

@@ -1,0 +1,38 @@
+"""`atom-edge pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrain(
+    recipe: Annotated[
+        str, typer.Argument(help="A TOML file, or a shipped recipe: atom-card, atom-reference.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
+        "out-pretrain"
+    ),
+    data: Annotated[
+        Path, typer.Option(help="Folder below which the recipe's shards lie.")
+    ] = Path(),
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for tokenized text; default: in the run's folder.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that ended early.")
+    ] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="End, resumable, once so many steps are done.")
+    ] = None,
+) -> None:
+    """Train a model from scratch by a recipe; under torchrun, on several GPUs."""
+    from atom_edge.training.loop import pretrain as run
+    from atom_edge.training.recipe import load_recipe
+
+    snapshot = run(
+        load_recipe(recipe), output, data, resume=resume, cache=cache, stop_after=stop_after
+    )
+    typer.echo(str(snapshot if snapshot.exists() else output))

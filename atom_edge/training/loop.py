@@ -1,0 +1,229 @@
+"""Pretraining: from a recipe to a snapshot.
+
+One process a device; several are started by `torchrun` or `accelerate launch` and joined by
+accelerate. Everything random is a function of the recipe's seed and the step, so that a run that
+was killed continues to exactly the weights that it would have reached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor, nn
+
+from atom_edge.config import AtomConfig
+from atom_edge.errors import TrainingError
+from atom_edge.modeling import AtomForCausalLM
+from atom_edge.reference import checkpoint_path
+from atom_edge.training import curriculum, log
+from atom_edge.training.cache import TokenCache, Tokens, build_caches
+from atom_edge.training.optimizer import make_optimizers, rate_factor
+from atom_edge.training.progress import tokenizing, training
+from atom_edge.training.recipe import Recipe
+from atom_edge.training.state import has_checkpoint, load_newest, save_checkpoint, save_snapshot
+
+
+class NextTokenLoss(nn.Module):
+    """The model's mean cross-entropy over windows, as one module to compile and to distribute."""
+
+    def __init__(self, model: AtomForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Nats a token, float32 `[]`, of int64 `windows` `[B, T + 1]`."""
+        logits = self.model(windows[:, :-1]).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+
+
+def pretrain(
+    recipe: Recipe,
+    output: Path,
+    data: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    stop_after: int | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Train by `recipe` and return the folder of the snapshot.
+
+    Args:
+        recipe: what decides the weights.
+        output: folder of the run: `log.jsonl`, `loss.png`, `checkpoints/`, `snapshot/`.
+        data: folder below which the recipe's shards lie.
+        resume: continue from the newest checkpoint in `output`.
+        cache: folder of the tokenized text; `output/cache` when None.
+        stop_after: end, with a checkpoint, once so many steps of the run are done.
+        console: where progress is shown; stderr when None.
+
+    Raises:
+        TrainingError: for a recipe or source that cannot be used, an output that holds another
+            run, or nothing to resume.
+    """
+    tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else checkpoint_path()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    console = console or Console(stderr=True, quiet=not accelerator.is_main_process)
+    checkpoints = output / "checkpoints"
+    if not resume and has_checkpoint(checkpoints):
+        raise TrainingError(f"{output} holds a run already. Add --resume, or name another folder.")
+
+    counts = curriculum.plan(recipe)
+    with accelerator.main_process_first(), tokenizing(console) as report:
+        planned = (counts.sum(axis=0) * recipe.context).tolist()
+        place = cache or output / "cache"
+        tokenizer_file = tokenizer / "tokenizer.json"
+        caches = build_caches(recipe, planned, tokenizer_file, data, place, report)
+
+    run = Run(recipe, accelerator, tokenizer, output)
+    first = run.load() if resume else 0
+    last = min(recipe.steps, stop_after or recipe.steps)
+    batches = curriculum.batches(recipe, counts, caches, first)
+    with training(console, first, recipe.steps) as show:
+        run.train(batches, caches, range(first, last), show)
+    if last == recipe.steps and accelerator.is_main_process:
+        save_snapshot(run.model, tokenizer, output / "snapshot")
+        log.plot(output / "log.jsonl", output / "loss.png")
+    accelerator.end_training()
+    return output / "snapshot"
+
+
+class Run:
+    """Model and optimizers of a run, on this process's device."""
+
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator, tokenizer: Path, output: Path
+    ) -> None:
+        self.recipe = recipe
+        self.accelerator = accelerator
+        self.output = output
+        self.device = accelerator.device
+        torch.manual_seed(recipe.seed)
+        self.model = AtomForCausalLM(AtomConfig(**recipe.model)).to(self.device).train()
+        self.optimizers = make_optimizers(self.model, recipe.optimizer)
+        self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self._clipped = [p for p in self.model.parameters() if p.requires_grad]
+        self._on_gpu = self.device.type == "cuda"
+        loss = NextTokenLoss(self.model)
+        if self._on_gpu:
+            torch.set_float32_matmul_precision("high")
+            loss.compile()
+        self._loss = accelerator.prepare_model(loss)
+
+    def load(self) -> int:
+        """Continue from the newest checkpoint; return the number of steps done."""
+        state = load_newest(self.output / "checkpoints", self.device)
+        if state["recipe"] != self._description():
+            raise TrainingError(
+                f"The run in {self.output} was started with another recipe. Name another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.accelerator.is_main_process:
+            log.forget_after(self.output / "log.jsonl", state["step"])
+        return int(state["step"])
+
+    def train(
+        self, batches: Iterator[Tokens], caches: list[TokenCache], steps: range, show: Any
+    ) -> None:
+        """Take the optimizer `steps`, with log, validation and checkpoints on the way."""
+        recipe = self.recipe
+        losses = torch.zeros((), device=self.device)
+        since = time.monotonic()
+        pending = 0
+        for step in steps:
+            losses += self._step(next(batches), step)
+            done = step + 1
+            pending += 1
+            if done % recipe.log_every == 0 or done == steps.stop:
+                mean = losses.item() / pending
+                speed = pending * self._tokens(1) / (time.monotonic() - since)
+                if not np.isfinite(mean):
+                    raise TrainingError(
+                        f"The loss is not finite at step {done}. Lower the learning rates."
+                    )
+                rate = rate_factor(step, recipe.steps, recipe.optimizer)
+                self._log(step=done, loss=mean, rate=rate, tokens_per_second=round(speed))
+                show(done, mean, speed)
+                losses.zero_()
+                since, pending = time.monotonic(), 0
+            if done % recipe.validation_every == 0 or done == recipe.steps:
+                self._log(step=done, validation=self._validate(caches))
+                since = time.monotonic()
+            if done % recipe.checkpoint_every == 0 or done == steps.stop:
+                self._save(done)
+                since = time.monotonic()
+
+    def _step(self, windows: Tokens, step: int) -> Tensor:
+        """One optimizer step; the mean loss of this process's part of `windows`."""
+        factor = rate_factor(step, self.recipe.steps, self.recipe.optimizer)
+        for optimizer, rate in zip(self.optimizers, self._base_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * factor
+        here = windows[self.accelerator.process_index :: self.accelerator.num_processes]
+        parts = np.array_split(here, -(-len(here) // self.recipe.device_windows))
+        total = torch.zeros((), device=self.device)
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self._loss):
+                loss = self._forward(part) * (len(part) / len(here))
+                loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self._clipped, self.recipe.optimizer.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return total
+
+    def _forward(self, windows: Tokens) -> Tensor:
+        host = torch.from_numpy(windows.astype(np.int64))
+        if self._on_gpu:
+            host = host.pin_memory()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._on_gpu):
+            loss: Tensor = self._loss(host.to(self.device, non_blocking=True))
+        return loss
+
+    @torch.no_grad()
+    def _validate(self, caches: list[TokenCache]) -> dict[str, float]:
+        """Mean loss over the held-out windows of each source."""
+        result = {}
+        for source, cache in zip(self.recipe.sources, caches, strict=True):
+            parts = curriculum.validation_batches(
+                cache.validation, self.recipe.context, self.recipe.device_windows
+            )
+            scores = [(self._forward(part), len(part)) for part in parts]
+            windows = sum(count for _, count in scores)
+            if windows:
+                result[source.name] = sum(s.item() * n for s, n in scores) / windows
+        return result
+
+    def _log(self, step: int, **record: Any) -> None:
+        if self.accelerator.is_main_process:
+            self.output.mkdir(parents=True, exist_ok=True)
+            log.append(self.output / "log.jsonl", step=step, tokens=self._tokens(step), **record)
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "recipe": self._description(),
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            }
+            save_checkpoint(self.output / "checkpoints", step, state)
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self.recipe.batch_windows * self.recipe.context
+
+    def _description(self) -> str:
+        return json.dumps(dataclasses.asdict(self.recipe), sort_keys=True)
