@@ -22,28 +22,7 @@ from atom_edge.training.tokenizer import (
 )
 
 REFERENCE = Path(__file__).parents[3] / "atom_edge" / "reference" / "checkpoint"
-<<<<<<< HEAD
-WORDS = [
-    "the",
-    "water",
-    "of",
-    "a",
-    "river",
-    "is",
-    "warm",
-    "and",
-    "clear;",
-    "we'll",
-    "see",
-    "12",
-    "boats,",
-    "305",
-    "birds\nÄther",
-    "日本",
-]
-=======
 TEXT = "the water of a river is warm and clear; we'll see 12 boats, 305 birds\nÄther 日本"
->>>>>>> d921c9d (Pretraining: recipes, curriculum, Muon, exact resume, and a generator of everyday text)
 
 
 def documents(count: int = 400) -> list[str]:
