@@ -45,8 +45,8 @@ _MAX_DEPTH = 100  # protobuf's own recursion limit
 Field = tuple[int, int, int, int]
 
 
-class _Malformed(Exception):
-    pass
+class Malformed(Exception):
+    """A file that is no protobuf message; callers turn it into an `IntegrityError`."""
 
 
 def external_tensors(path: Path) -> list[str]:
@@ -60,7 +60,7 @@ def external_tensors(path: Path) -> list[str]:
             return list(_external_tensors(data, 0, len(data), "Model", depth=0))
     except ValueError as error:  # mmap refuses an empty file
         raise IntegrityError(f"{path} is empty, so that it is no ONNX model.") from error
-    except _Malformed as error:
+    except Malformed as error:
         raise IntegrityError(f"{path} is not a well-formed ONNX model: {error}.") from error
 
 
@@ -68,13 +68,13 @@ def _external_tensors(
     data: mmap.mmap, start: int, end: int, message: str, depth: int
 ) -> Iterator[str]:
     if depth > _MAX_DEPTH:
-        raise _Malformed(f"messages nested more than {_MAX_DEPTH} deep at byte {start}")
+        raise Malformed(f"messages nested more than {_MAX_DEPTH} deep at byte {start}")
     if message == "Tensor":
         if _is_external(data, start, end):
             yield _tensor_name(data, start, end)
         return
     children = _MESSAGES[message]
-    for number, wire_type, value, value_end in _fields(data, start, end):
+    for number, wire_type, value, value_end in fields(data, start, end):
         if number in children and wire_type == _LENGTH_DELIMITED:
             yield from _external_tensors(data, value, value_end, children[number], depth + 1)
 
@@ -82,18 +82,18 @@ def _external_tensors(
 def _is_external(data: mmap.mmap, start: int, end: int) -> bool:
     return any(
         number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
-        for number, _, value, _ in _fields(data, start, end)
+        for number, _, value, _ in fields(data, start, end)
     )
 
 
 def _tensor_name(data: mmap.mmap, start: int, end: int) -> str:
-    for number, wire_type, value, value_end in _fields(data, start, end):
+    for number, wire_type, value, value_end in fields(data, start, end):
         if number == _TENSOR_NAME and wire_type == _LENGTH_DELIMITED:
             return data[value:value_end].decode(errors="replace") or "(unnamed)"
     return "(unnamed)"
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
     """Yield (number, wire type, value, end) of each field of the message in data[start:end].
 
     `value` is the number itself for a varint, and the offset of the first byte for all others.
@@ -103,7 +103,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
         tag, position = _varint(data, position, end)
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag > 0xFFFFFFFF:
-            raise _Malformed(f"no field has the tag {tag} that stands before byte {position}")
+            raise Malformed(f"no field has the tag {tag} that stands before byte {position}")
         if wire_type == _VARINT:
             value, position = _varint(data, position, end)
             yield number, wire_type, value, position
@@ -113,9 +113,9 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
         elif wire_type in (_FIXED64, _FIXED32):
             length = 8 if wire_type == _FIXED64 else 4
         else:
-            raise _Malformed(f"wire type {wire_type} before byte {position}")
+            raise Malformed(f"wire type {wire_type} before byte {position}")
         if length > end - position:
-            raise _Malformed(f"a field of {length} bytes at byte {position} passes its end")
+            raise Malformed(f"a field of {length} bytes at byte {position} passes its end")
         yield number, wire_type, position, position + length
         position += length
 
@@ -125,10 +125,10 @@ def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for index in range(10):
         if position >= end:
-            raise _Malformed(f"it ends inside a number at byte {position}")
+            raise Malformed(f"it ends inside a number at byte {position}")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, position
-    raise _Malformed(f"a number of more than 10 bytes before byte {position}")
+    raise Malformed(f"a number of more than 10 bytes before byte {position}")

@@ -10,7 +10,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from atom_edge.errors import BundleError, GenerationError, MissingExtraError, ProviderError
+from atom_edge.errors import BundleError, GenerationError, ProviderError
+from atom_edge.runtimes.installation import (
+    how_to_mend,
+    import_onnxruntime,
+    installed_flavours,
+    mixture,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -92,21 +98,13 @@ def _cgroup_quota(root: Path) -> float | None:
         return None
 
 
-def _import_onnxruntime(extra: str) -> None:
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("Running a bundle", extra, "onnxruntime") from error
-
-
 def _load_on_cuda(graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    _import_onnxruntime("cuda")
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime("cuda")
     if _CUDA not in onnxruntime.get_available_providers():
+        flavours = installed_flavours()
         raise ProviderError(
-            "CUDA was asked for, and the installed onnxruntime has no CUDA in it. In a fresh "
-            "environment: pip install 'atom-edge[cuda]' (and not onnxruntime beside it)."
+            "CUDA was asked for, and the installed onnxruntime has no CUDA in it. "
+            f"{mixture(flavours) or ''} {how_to_mend(flavours, 'cuda')}".replace("  ", " ")
         )
     onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
     session = _load(graph, [_CUDA, _CPU], threads)
@@ -119,9 +117,7 @@ def _load_on_cuda(graph: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def _load(graph: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
-    _import_onnxruntime("cpu")
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -14,8 +14,10 @@ import typer
 
 from atom_edge import __version__
 from atom_edge.cli.chat import chat
+from atom_edge.cli.doctor import doctor
 from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
+from atom_edge.cli.inspect import inspect_command
 from atom_edge.cli.pretrain import pretrain
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.cli.validate import validate_command
@@ -49,8 +51,10 @@ def _root(
 
 
 app.command("chat")(chat)
+app.command("doctor")(doctor)
 app.command("export")(export_command)
 app.command("generate")(generate)
+app.command("inspect")(inspect_command)
 app.command("pretrain")(pretrain)
 app.command("train-tokenizer")(train_tokenizer)
 app.command("validate")(validate_command)

@@ -1,0 +1,130 @@
+"""`atom-edge inspect`: everything that a bundle says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atom_edge.bundle import Bundle
+    from atom_edge.onnx_summary import GraphSummary
+
+_LARGEST = 5
+
+
+def inspect_command(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle; without it, the reference bundle.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Verify a bundle and show its files, graphs, sizes, validation and provenance.
+
+    Needs none of the extras, and runs nothing of the bundle.
+    """
+    import json
+
+    from atom_edge.bundle import open_bundle
+    from atom_edge.onnx_summary import summarize
+    from atom_edge.reference import bundle_path
+
+    opened = open_bundle(bundle_path() if bundle is None else bundle)
+    graphs = {role: summarize(opened.graph(role)) for role in opened.roles}
+    if as_json:
+        typer.echo(json.dumps(_as_dict(opened, graphs), indent=2, ensure_ascii=False))
+    else:
+        _print(opened, graphs)
+
+
+def _as_dict(bundle: Bundle, graphs: dict[str, GraphSummary]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "path": str(bundle.path),
+        "manifest": bundle.manifest,
+        "graphs": {role: {"nodes": graph.nodes, **asdict(graph)} for role, graph in graphs.items()},
+    }
+
+
+def _print(bundle: Bundle, graphs: dict[str, GraphSummary]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_manifest_table(bundle))
+    console.print(_file_table(bundle))
+    for role, graph in graphs.items():
+        _print_graph(console, role, graph)
+    if isinstance(bundle.manifest.get("validation"), dict):
+        console.print(_validation_table(bundle))
+
+
+def _manifest_table(bundle: Bundle) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{bundle.path}: verified", title_justify="left", show_header=False)
+    for key in ("format_version", "target", "quantization", "scheme", "opset", "context_length"):
+        if key in bundle.manifest:
+            table.add_row(key, str(bundle.manifest[key]))
+    for title in ("source", "created_by"):
+        table.add_section()
+        for key, value in dict(bundle.manifest.get(title, {})).items():
+            table.add_row(f"{title}: {key}", _plain(value))
+    return table
+
+
+def _file_table(bundle: Bundle) -> Any:
+    from rich.table import Table
+
+    table = Table("file", "bytes", "sha256", title="files", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, entry in bundle.manifest["files"].items():
+        table.add_row(name, f"{entry['bytes']:,}", entry["sha256"][:16])
+    return table
+
+
+def _print_graph(console: Console, role: str, graph: GraphSummary) -> None:
+    from rich.table import Table
+
+    stored = sum(tensor.bytes for tensor in graph.tensors)
+    opsets = ", ".join(f"{domain} {version}" for domain, version in graph.opsets.items())
+    title = f"graph '{role}': {graph.nodes} nodes, {stored:,} bytes of tensors, opsets {opsets}"
+    table = Table("", "name", "value", title=title, title_justify="left")
+    for label, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            table.add_row(label, value.name, f"{value.dtype} {list(value.shape)}")
+        table.add_section()
+    for operator, count in graph.operators.items():
+        table.add_row("operator", operator, str(count))
+    table.add_section()
+    for tensor in graph.tensors[:_LARGEST]:
+        shape = f"{tensor.dtype} {list(tensor.shape)}, {tensor.bytes:,} bytes"
+        table.add_row("tensor", tensor.name, shape)
+    if rest := graph.tensors[_LARGEST:]:
+        size = sum(tensor.bytes for tensor in rest)
+        table.add_row("tensor", f"{len(rest)} smaller ones", f"{size:,} bytes")
+    console.print(table)
+
+
+def _validation_table(bundle: Bundle) -> Any:
+    from rich.table import Table
+
+    from atom_edge.cli.export import validation_rows
+
+    table = Table("validation against PyTorch", "value", title_justify="left")
+    table.columns[1].justify = "right"
+    for row in validation_rows(bundle.manifest["validation"]):
+        table.add_row(*row)
+    return table
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return "\n".join(map(_plain, value))
+    return str(value)
