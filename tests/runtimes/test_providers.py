@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -65,7 +66,7 @@ def test_a_file_that_is_no_graph_is_an_error(tmp_path: Path) -> None:
 def test_without_onnxruntime_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[cpu\]'"):
         open_graph(tmp_path / "model.onnx")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_a_stop_text_may_be_given_several_times(small_bundle: Path, session: Ato
         (["x", "--temperature", "-1"], 1, "error: temperature is -1.0; it must be 0 or above."),
         (["x", "--stop", ""], 1, "error: stop is"),
         (["x", "--provider", "tpu"], 2, "tpu"),
-        (["x", "-n", "many"], 2, "integer"),
+        (["x", "-n", "many"], 2, "max-new-tokens"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(
@@ -123,3 +124,22 @@ def test_an_output_that_lacks_characters_is_no_error(small_bundle: Path) -> None
     result = run("generate", "日本", "--bundle", small_bundle, "-n", 3, "--echo", env=env)
     assert result.returncode == 0
     assert result.stdout.startswith(b"??")
+
+
+def test_ctrl_c_exits_130_without_a_traceback(small_bundle: Path) -> None:
+    slowly = (
+        "import time; from atom_edge.runtimes.decoder import PortableDecoder as D; feed = D.feed\n"
+        "D.feed = lambda self, ids: (time.sleep(0.2), feed(self, ids))[1]\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slowly + MAIN[-1], "generate", "a", "--bundle", str(small_bundle)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, notes = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in notes
