@@ -14,7 +14,7 @@ from atom_edge.runtimes.options import GenerationOptions, Options
 _HELP = """\
 /help             this list
 /reset            forget the conversation
-/stats            tokens and speed of the last reply, and how full the context is
+/stats            tokens and speed of the last reply, and the context used
 /set              show the options;  /set temperature 0  changes one
 /save FILE        write the conversation to a file
 /exit             leave, as Ctrl+D does

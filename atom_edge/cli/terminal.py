@@ -140,8 +140,9 @@ class ReplyWriter:
         if not self._width:
             write(text)
             return
-        if text and not self._begun:  # the space that joins the reply to the message
-            text, self._begun = text.removeprefix(" "), True
+        if not self._begun:  # the prompt's line has ended: no space need join the reply to it
+            text = text.lstrip()
+            self._begun = bool(text)
         shown = ""
         for character in text:
             if not character.isspace():

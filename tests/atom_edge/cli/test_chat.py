@@ -12,6 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from atom_edge.cli import chat_commands
 from atom_edge.cli.terminal import ReplyWriter
 from atom_edge.runtimes.session import AtomSession
 
@@ -216,3 +217,14 @@ class TestReplyWriter:
         writer.push("a\x1b[2Jb\x9b\x07\r c")
         writer.close()
         assert "".join(written) == "a\ufffd[2Jb\ufffd\ufffd\ufffd c\n\n"
+
+    def test_space_before_the_first_word_is_dropped(self, written: list[str]) -> None:
+        writer = ReplyWriter()
+        for text in (" ", "\n\n", "", " The", " end"):
+            writer.push(text)
+        writer.close()
+        assert "".join(written) == "The end\n\n"
+
+
+def test_the_help_fits_80_columns() -> None:
+    assert max(map(len, chat_commands._HELP.splitlines())) < 80
