@@ -62,7 +62,7 @@ def export_command(
         from atom_edge.bundle import check_destination
         from atom_edge.checkpoint import open_snapshot
         from atom_edge.exporters.export import export
-        from atom_edge.reference import checkpoint_path
+        from atom_edge.reference import NAME, checkpoint_path
 
     check_destination(output, force)
     with show_steps(quiet=as_json) as step:
@@ -73,6 +73,8 @@ def export_command(
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
         )
+        if snapshot is None:
+            opened.provenance["repo"] = NAME
         result = export(
             opened,
             output,

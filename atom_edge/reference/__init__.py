@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+NAME = "Atom 3.4M reference checkpoint, trained by atom-edge (not the published weights)"
 _HERE = Path(__file__).parent
 
 

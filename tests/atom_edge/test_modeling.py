@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from atom_edge.attention import exclude_own_value
 from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError, UnsupportedModelError
-from atom_edge.modeling import AtomForCausalLM, exclude_own_value
+from atom_edge.modeling import AtomForCausalLM
 
 SHAPES = [
     {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64, "hidden_size": 192},
