@@ -18,6 +18,7 @@ from atom_edge.bundle import seal, write_bundle
 from atom_edge.checkpoint import Snapshot
 from atom_edge.config import AtomConfig
 from atom_edge.exporters.card import model_card
+from atom_edge.exporters.foreign import genai_config
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.trace import trace
@@ -148,6 +149,10 @@ def write_texts(staging: Path, snapshot: Snapshot, manifest: dict[str, Any]) -> 
         (staging / "chat_template.jinja").write_text(snapshot.chat_template, encoding="utf-8")
     _write_json(staging / "config.json", portable_config(snapshot.config))
     _write_json(staging / "generation_config.json", snapshot.generation_config)
+    _write_json(
+        staging / "genai_config.json",
+        genai_config(snapshot.config, snapshot.generation_config, manifest["graphs"]["model"]),
+    )
     (staging / "README.md").write_text(model_card(manifest), encoding="utf-8")
 
 

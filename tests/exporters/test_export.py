@@ -24,6 +24,7 @@ from atom_edge.tokenizer import Tokenizer
 BUNDLE_FILES = {
     "README.md",
     "config.json",
+    "genai_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -1,0 +1,57 @@
+"""The configuration files by which other runtimes open a bundle.
+
+`config.json`, `tokenizer.json` and `tokenizer_config.json` serve optimum and transformers.js, which
+look for graphs by their names; onnxruntime-genai reads `genai_config.json`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atom_edge.config import AtomConfig
+
+
+def genai_config(
+    config: AtomConfig, generation_config: dict[str, Any], graph_file: str
+) -> dict[str, Any]:
+    """`genai_config.json` for the portable graph `graph_file`, a path within the bundle.
+
+    The cache grows by concatenation, so that past and present may not share a buffer. Source:
+    the configuration reference of onnxruntime-genai.
+    """
+    return {
+        "model": {
+            "type": "decoder",
+            "bos_token_id": generation_config.get("bos_token_id", config.bos_token_id),
+            "eos_token_id": generation_config.get("eos_token_id", config.eos_token_id),
+            "pad_token_id": generation_config.get("pad_token_id", config.pad_token_id) or 0,
+            "vocab_size": config.vocab_size,
+            "context_length": config.max_position_embeddings,
+            "decoder": {
+                "filename": graph_file,
+                "session_options": {"log_id": "atom-edge", "provider_options": []},
+                "hidden_size": config.hidden_size,
+                "head_size": config.head_dim,
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": config.num_key_value_heads,
+                "num_hidden_layers": config.num_hidden_layers,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": config.max_position_embeddings,
+            "past_present_share_buffer": False,
+        },
+    }
