@@ -1,4 +1,4 @@
-"""The export, end to end: snapshot -> trace -> quantize -> validate -> bundle."""
+"""The export, end to end: snapshot -> trace -> passes -> quantize -> validate -> bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
-import torch
 
 from atom_edge import __version__
 from atom_edge.bundle import seal, write_bundle
@@ -19,11 +18,11 @@ from atom_edge.checkpoint import Snapshot
 from atom_edge.config import AtomConfig
 from atom_edge.exporters.card import model_card
 from atom_edge.exporters.foreign import genai_config
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.quantize import quantize
+from atom_edge.exporters.static import static_graphs
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import Limits, Report, validate
-from atom_edge.tokenizer import Tokenizer
+from atom_edge.exporters.validate import Limits, Report, summary, validate_graphs
 
 Quantization = Literal["none", "int8"]
 Progress = Callable[[str], None]
@@ -46,12 +45,12 @@ class ExportResult:
     Attributes:
         path: the bundle.
         manifest: as it was written.
-        report: the validation.
+        reports: the validation of each path, as `validate_graphs` names them.
     """
 
     path: Path
     manifest: dict[str, Any]
-    report: Report
+    reports: dict[str, Report]
 
 
 def export(
@@ -79,21 +78,28 @@ def export(
     """
     with write_bundle(destination, force=force) as staging:
         progress("trace")
-        graph = trace(snapshot.model)
-        if quantization == "int8":
+        traced = trace(snapshot.model)
+        progress("fuse")
+        fused = fuse(traced)
+        int8 = quantization == "int8"
+        if int8:
             progress("quantize")
-            graph = quantize(graph)
-        file = staging / GRAPH_FILES[quantization]
-        save_graph(graph, file)
+        # In float32 the portable graph stays within standard ONNX, for runtimes of any make.
+        graphs = {"model": quantize(tidy(fused.clone())) if int8 else traced}
+        graphs |= static_graphs(fused, int8=int8)
+        files = {role: f"onnx/{role}.onnx" for role in graphs}
+        files["model"] = GRAPH_FILES[quantization]
+        for role, graph in graphs.items():
+            save_graph(graph, staging / files[role])
 
-        report = validate(
-            PortableGraph(file, torch.get_num_threads()),
-            snapshot.model,
-            Tokenizer.from_file(snapshot.tokenizer_file).encode,
+        reports = validate_graphs(
+            {role: staging / file for role, file in files.items()},
+            snapshot,
             Limits.for_quantization(quantization, max_perplexity_ratio),
-            lambda step: progress(f"validate {step}"),
+            progress,
         )
-        report.check()
+        for report in reports.values():
+            report.check()
 
         progress("write")
         manifest = {
@@ -102,15 +108,18 @@ def export(
             "target": "cpu",
             "quantization": quantization,
             "scheme": SCHEMES[quantization],
-            "opset": graph.opset_imports[""],
+            "opset": max(graph.opset_imports[""] for graph in graphs.values()),
             "context_length": snapshot.config.max_position_embeddings,
-            "graphs": {"model": GRAPH_FILES[quantization]},
-            "nodes": {"model": sum(count_operators(graph).values())},
-            "validation": report.as_dict(),
+            "graphs": files,
+            "nodes": {
+                "traced": sum(count_operators(traced).values()),
+                **{role: sum(count_operators(graph).values()) for role, graph in graphs.items()},
+            },
+            "validation": summary(reports),
         }
         write_texts(staging, snapshot, manifest)
         sealed = seal(staging, manifest)
-    return ExportResult(destination, sealed, report)
+    return ExportResult(destination, sealed, reports)
 
 
 def save_graph(graph: ir.Model, file: Path) -> None:

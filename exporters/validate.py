@@ -8,7 +8,7 @@ and over held-out text the divergence of the predictions, in prefill and in deco
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 
 from atom_edge.bundle import open_bundle
-from atom_edge.checkpoint import open_snapshot
+from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.errors import ValidationError
 from atom_edge.exporters.divergence import Divergence, Estimate
-from atom_edge.exporters.portable import Cache, PortableGraph
-from atom_edge.modeling import AtomForCausalLM
+from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.reference import Ids, Logits, Reference
+from atom_edge.exporters.static import StaticPair
 from atom_edge.reference import checkpoint_path
 from atom_edge.tokenizer import Tokenizer
 
@@ -33,8 +34,7 @@ GREEDY_PROMPTS = 8
 GREEDY_TOKENS = 48
 PROMPT_TOKENS = 16
 
-Logits = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+Graph = PortableGraph | StaticPair
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ def heldout_text() -> str:
 
 
 def validate(
-    graph: PortableGraph,
-    model: AtomForCausalLM,
+    graph: Graph,
+    reference: Reference,
     encode: Callable[[str], list[int]],
     limits: Limits,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Compare `graph` with `model` on held-out text.
+    """Compare `graph` with the PyTorch model on held-out text.
 
     Args:
         graph: the exported graph, opened.
-        model: the PyTorch model, float32 and in evaluation mode.
+        reference: the PyTorch model.
         encode: text to token ids, the snapshot's tokenizer.
         limits: kept in the report; nothing is raised here.
         progress: told the name of each check as it begins.
@@ -150,45 +150,41 @@ def validate(
     Raises:
         ValidationError: when the tokenizer makes too little of the text to fill one window.
     """
-    context = model.config.max_position_embeddings
+    context = reference.model.config.max_position_embeddings
     windows = _windows(encode(heldout_text()), min(context, 512))
     window = windows[0]
     differences: list[tuple[float, float]] = []
 
     progress("prefill")
     lengths = [length for length in LENGTHS if length <= len(window)]
-    differences += [_compare(graph, model, [window[:length]]) for length in lengths]
+    differences += [_compare(graph, reference, [window[:length]]) for length in lengths]
     progress("batches")
     for length in lengths[1::3]:
         rows = [windows[row % len(windows)][: max(1, length // (row + 1))] for row in range(3)]
-        differences.append(_compare(graph, model, rows))
+        differences.append(_compare(graph, reference, rows))
     progress("cache")
     splits = ((1, 2), (5, 45), (200, 217), (300, len(window)))
     differences += [
-        _compare_continued(graph, model, window[:total], past)
+        _compare_continued(graph, reference, window[:total], past)
         for past, total in splits
         if past < total <= len(window)
     ]
 
     progress("divergence in prefill")
     prefill, decode = Divergence(), Divergence()
-    references: list[Logits] = []
     for ids in windows[:PREFILL_WINDOWS]:
-        reference = _torch_logits(model, ids)
-        prefill.add(reference[:-1], graph.run(ids[None])[0][0, :-1], ids[1:])
-        if len(references) < DECODE_WINDOWS:
-            references.append(reference)
+        prefill.add(reference.logits(ids)[:-1], graph.run(ids[None])[0][0, :-1], ids[1:])
     progress("divergence in decode")
-    for ids, reference in zip(windows, references, strict=False):
-        logits = _token_by_token(graph, ids)
-        differences.append((_largest(reference - logits), 0.0))
-        decode.add(reference[:-1], logits[:-1], ids[1:])
+    for ids in windows[:DECODE_WINDOWS]:
+        expected, logits = reference.logits(ids), _token_by_token(graph, ids)
+        differences.append((_largest(expected - logits), 0.0))
+        decode.add(expected[:-1], logits[:-1], ids[1:])
     progress("greedy text")
     prompts = [windows[i % len(windows)][:PROMPT_TOKENS] for i in range(GREEDY_PROMPTS)]
     return Report(
         max_logit_diff=max(logits for logits, _ in differences),
         max_cache_diff=max(cache for _, cache in differences),
-        greedy_match=float(np.mean([_greedy_match(graph, model, ids) for ids in prompts])),
+        greedy_match=float(np.mean([_greedy_match(graph, reference, ids) for ids in prompts])),
         prefill=prefill,
         decode=decode,
         limits=limits,
@@ -201,7 +197,7 @@ def validate_bundle(
     *,
     max_perplexity_ratio: float = 1.01,
     progress: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> dict[str, Report]:
     """Validate a finished bundle against a snapshot, the reference checkpoint when None.
 
     Raises:
@@ -217,13 +213,46 @@ def validate_bundle(
             f"{path} and {snapshot.path} have different tokenizers: the bundle was made from "
             "another snapshot. Name that one with --against."
         )
-    return validate(
-        PortableGraph(bundle.graph(), torch.get_num_threads()),
-        snapshot.model,
-        Tokenizer.from_file(snapshot.tokenizer_file).encode,
+    return validate_graphs(
+        {role: bundle.graph(role) for role in bundle.roles},
+        snapshot,
         Limits.for_quantization(bundle.manifest["quantization"], max_perplexity_ratio),
-        lambda step: progress(f"validate {step}"),
+        progress,
     )
+
+
+def validate_graphs(
+    files: Mapping[str, Path],
+    snapshot: Snapshot,
+    limits: Limits,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Report]:
+    """Validate every path through a bundle's graphs, its `files` by role.
+
+    Returns:
+        the report of `model`, the portable graph, and of `static`, the graphs over a static cache,
+        where there are such.
+    """
+    threads = torch.get_num_threads()
+    paths: dict[str, Graph] = {"model": PortableGraph(files["model"], threads)}
+    if "prefill" in files:
+        context = snapshot.config.max_position_embeddings
+        paths["static"] = StaticPair(files["prefill"], files.get("decode"), context, threads)
+    reference = Reference(snapshot.model)
+    encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
+
+    def report(name: str, graph: Graph) -> Report:
+        return validate(
+            graph, reference, encode, limits, lambda step: progress(f"validate {name} {step}")
+        )
+
+    return {name: report(name, graph) for name, graph in paths.items()}
+
+
+def summary(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """The reports as manifests and `--json` hold them: the portable graph's, the others within."""
+    others = {name: report.as_dict() for name, report in reports.items() if name != "model"}
+    return {**reports["model"].as_dict(), **others}
 
 
 def _windows(ids: Sequence[int], width: int) -> list[Ids]:
@@ -241,24 +270,7 @@ def _largest(difference: npt.NDArray[np.float32]) -> float:
     return float(np.max(np.abs(difference))) if difference.size else 0.0
 
 
-@torch.no_grad()
-def _torch_logits(model: AtomForCausalLM, ids: Ids) -> Logits:
-    output = model(torch.from_numpy(ids)[None], use_cache=False)
-    return np.asarray(output.logits[0])
-
-
-@torch.no_grad()
-def _torch_with_cache(model: AtomForCausalLM, ids: Ids) -> tuple[Logits, Cache]:
-    output = model(torch.from_numpy(ids)[None], use_cache=True)
-    cache = [
-        t.numpy() for layer in output.past_key_values.layers for t in (layer.keys, layer.values)
-    ]
-    return output.logits[0].numpy(), cache
-
-
-def _compare(
-    graph: PortableGraph, model: AtomForCausalLM, rows: Sequence[Ids]
-) -> tuple[float, float]:
+def _compare(graph: Graph, reference: Reference, rows: Sequence[Ids]) -> tuple[float, float]:
     """Largest difference of logits and cache over `rows`, run as one batch padded on the left."""
     width = max(len(row) for row in rows)
     ids = np.zeros((len(rows), width), np.int64)
@@ -269,7 +281,7 @@ def _compare(
     logits, cache = graph.run(ids, mask)
     differences = []
     for index, row in enumerate(rows):
-        expected, expected_cache = _torch_with_cache(model, row)
+        expected, expected_cache = reference.with_cache(row)
         start = width - len(row)
         differences.append(
             (
@@ -284,18 +296,18 @@ def _compare(
 
 
 def _compare_continued(
-    graph: PortableGraph, model: AtomForCausalLM, ids: Ids, past: int
+    graph: Graph, reference: Reference, ids: Ids, past: int
 ) -> tuple[float, float]:
     """Like `_compare`, with the first `past` tokens of `ids` already in the cache."""
     _, cache = graph.run(ids[None, :past])
     logits, cache = graph.run(ids[None, past:], past=cache)
-    expected, expected_cache = _torch_with_cache(model, ids)
+    expected, expected_cache = reference.with_cache(ids)
     return _largest(logits[0] - expected[past:]), max(
         _largest(ours - theirs) for ours, theirs in zip(cache, expected_cache, strict=True)
     )
 
 
-def _token_by_token(graph: PortableGraph, ids: Ids) -> Logits:
+def _token_by_token(graph: Graph, ids: Ids) -> Logits:
     cache, rows = None, []
     for token in ids:
         logits, cache = graph.run(np.array([[token]]), past=cache)
@@ -303,13 +315,9 @@ def _token_by_token(graph: PortableGraph, ids: Ids) -> Logits:
     return np.stack(rows)
 
 
-def _greedy_match(graph: PortableGraph, model: AtomForCausalLM, prompt: Ids) -> float:
-    tokens = min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt))
-    options = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None}
-    inputs = torch.from_numpy(prompt)[None]
-    expected = model.generate(
-        inputs, attention_mask=torch.ones_like(inputs), pad_token_id=0, **options
-    )[0, len(prompt) :].tolist()
+def _greedy_match(graph: Graph, reference: Reference, prompt: Ids) -> float:
+    tokens = min(GREEDY_TOKENS, reference.model.config.max_position_embeddings - len(prompt))
+    expected = reference.greedy(prompt, tokens)
     logits, cache = graph.run(prompt[None])
     for count, token in enumerate(expected):
         if int(logits[0, -1].argmax()) != token:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.reference import bundle_path
@@ -14,8 +15,12 @@ from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder, token_ids
 from atom_edge.runtimes.providers import Provider, open_graph
 from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.static_cache import StaticDecoder, StaticGraphs
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 class AtomSession:
@@ -33,10 +38,8 @@ class AtomSession:
     ) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer.from_file(bundle.tokenizer_file)
-        self._graph = PortableGraph(
-            open_graph(bundle.graph("model"), provider=provider, threads=threads)
-        )
-        self._prompt = PromptEncoder(bundle, self.tokenizer, self._graph.vocab_size)
+        self._make_decoder, vocab_size = _decoders(bundle, provider, threads)
+        self._prompt = PromptEncoder(bundle, self.tokenizer, vocab_size)
         self._end_ids = frozenset(token_ids(bundle, "eos_token_id"))
 
     @classmethod
@@ -110,4 +113,20 @@ class AtomSession:
 
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""
-        return PortableDecoder(self._graph, self.context_length)
+        return self._make_decoder()
+
+
+def _decoders(
+    bundle: Bundle, provider: Provider, threads: int | None
+) -> tuple[Callable[[], Decoder], int]:
+    """What makes a decoder over the graphs that are fastest on `provider`, and their vocabulary."""
+
+    def opener(role: str) -> Callable[[], InferenceSession]:
+        return partial(open_graph, bundle.graph(role), provider=provider, threads=threads)
+
+    if provider == "cpu" and "prefill" in bundle.roles:
+        decode = opener("decode") if "decode" in bundle.roles else None
+        graphs = StaticGraphs(opener("prefill"), decode)
+        return partial(StaticDecoder, graphs, bundle.context_length), graphs.vocab_size
+    graph = PortableGraph(opener("model")())
+    return partial(PortableDecoder, graph, bundle.context_length), graph.vocab_size

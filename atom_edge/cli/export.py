@@ -137,16 +137,23 @@ def _print_table(result: ExportResult, speed: float) -> None:
 
 def validation_rows(validation: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of each figure of a validation, as tables show them."""
+    rows = _rows(validation, "")
+    if "static" in validation:
+        rows += _rows(validation["static"], ", static cache")
+    return rows
+
+
+def _rows(validation: dict[str, Any], path: str) -> list[tuple[str, str]]:
     rows = [
-        ("largest logit difference", f"{validation['max_logit_diff']:.3g}"),
-        ("greedy agreement", f"{validation['greedy_match']:.1%}"),
+        (f"largest logit difference{path}", f"{validation['max_logit_diff']:.3g}"),
+        (f"greedy agreement{path}", f"{validation['greedy_match']:.1%}"),
     ]
     for part in ("prefill", "decode"):
         figures = validation[part]
         rows += [
-            (f"mean KL, {part}", _with_error(figures["mean_kl"])),
-            (f"perplexity ratio, {part}", _with_error(figures["perplexity_ratio"])),
-            (f"same top token, {part}", _with_error(figures["same_top_token"])),
+            (f"mean KL, {part}{path}", _with_error(figures["mean_kl"])),
+            (f"perplexity ratio, {part}{path}", _with_error(figures["perplexity_ratio"])),
+            (f"same top token, {part}{path}", _with_error(figures["same_top_token"])),
         ]
     return rows
 

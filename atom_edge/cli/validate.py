@@ -34,15 +34,16 @@ def validate_command(
     from atom_edge.cli.steps import show_steps
 
     with needs_extra("atom-edge validate", "export"):
-        from atom_edge.exporters.validate import validate_bundle
+        from atom_edge.exporters.validate import summary, validate_bundle
 
     with show_steps(quiet=as_json) as step:
-        report = validate_bundle(
+        reports = validate_bundle(
             bundle, against, max_perplexity_ratio=max_perplexity_ratio, progress=step
         )
     if as_json:
-        typer.echo(json.dumps({"bundle": str(bundle), "validation": report.as_dict()}, indent=2))
+        typer.echo(json.dumps({"bundle": str(bundle), "validation": summary(reports)}, indent=2))
     else:
-        for label, value in validation_rows(report.as_dict()):
-            typer.echo(f"{label:<28} {value}")
-    report.check()
+        for label, value in validation_rows(summary(reports)):
+            typer.echo(f"{label:<44} {value}")
+    for report in reports.values():
+        report.check()

@@ -17,8 +17,9 @@ from atom_edge.checkpoint import open_snapshot
 from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
 from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import Limits, validate, validate_bundle
+from atom_edge.exporters.validate import Limits, summary, validate, validate_bundle
 from atom_edge.tokenizer import Tokenizer
 
 BUNDLE_FILES = {
@@ -33,7 +34,7 @@ BUNDLE_FILES = {
 
 def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
     bundle = open_bundle(small_bundle)
-    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model.onnx"}
+    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model.onnx", "onnx/prefill.onnx"}
     validation = bundle.manifest["validation"]
     assert validation["max_logit_diff"] <= 1e-4
     assert validation["max_cache_diff"] <= 1e-4
@@ -45,7 +46,8 @@ def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
 
 def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
-    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model_quantized.onnx"}
+    graphs = {"onnx/model_quantized.onnx", "onnx/prefill.onnx", "onnx/decode.onnx"}
+    assert set(bundle.manifest["files"]) == BUNDLE_FILES | graphs
     validation = bundle.manifest["validation"]
     assert 0 < validation["mean_kl"] < 0.01
     assert validation["perplexity_ratio"] <= 1.01
@@ -79,7 +81,7 @@ def test_a_llama_with_an_embedding_of_its_own_exports(make_snapshot, tmp_path: P
         max_position_embeddings=64,
     )
     result = pipeline.export(open_snapshot(snapshot), tmp_path / "out", quantization="int8")
-    assert result.report.failures() == []
+    assert [report.failures() for report in result.reports.values()] == [[], []]
     graph = ir.load(open_bundle(tmp_path / "out").graph())
     floats = [
         value.name
@@ -119,7 +121,7 @@ def test_a_graph_that_is_not_a_number_fails(small_snapshot: Path, tmp_path: Path
     ir.save(graph, tmp_path / "model.onnx")
     report = validate(
         PortableGraph(tmp_path / "model.onnx"),
-        snapshot.model,
+        Reference(snapshot.model),
         Tokenizer.from_file(snapshot.tokenizer_file).encode,
         Limits.for_quantization("int8"),
     )
@@ -152,7 +154,7 @@ def test_validation_of_a_bundle_can_be_repeated(
     small_int8_bundle: Path, small_snapshot: Path
 ) -> None:
     first = open_bundle(small_int8_bundle).manifest["validation"]
-    again = validate_bundle(small_int8_bundle, small_snapshot).as_dict()
+    again = summary(validate_bundle(small_int8_bundle, small_snapshot))
     assert again["prefill"]["perplexity"] == pytest.approx(first["prefill"]["perplexity"], rel=1e-4)
 
 

@@ -1,0 +1,91 @@
+"""The fast pair: graphs over a static cache, and a way to validate them as the portable one is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from atom_edge.exporters.passes import for_static_cache
+from atom_edge.exporters.quantize import quantize
+from atom_edge.exporters.quantize_dynamic import quantize_dynamic
+from atom_edge.runtimes.decoder import Cache
+from atom_edge.runtimes.providers import open_graph
+from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
+
+DECODE_BLOCK = 64
+SCHEMES = {
+    "prefill": "8-bit weights and activations, scales by column and by row (DynamicQuantizeMatMul)",
+    "decode": f"8-bit weights in blocks of {DECODE_BLOCK}, activations likewise (MatMulNBits)",
+}
+
+
+def static_graphs(fused: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
+    """The graphs of roles `prefill` and `decode`; none where the passes decline.
+
+    In float32 one graph serves both. In int8 the products of one token and of many want different
+    kernels, and so different weights.
+
+    Args:
+        fused: what `passes.fuse` returned.
+        int8: quantize them.
+    """
+    prefill = for_static_cache(fused, one_token=False)
+    if prefill is None:
+        return {}
+    if not int8:
+        return {"prefill": prefill}
+    decode = for_static_cache(fused, one_token=True)
+    assert decode is not None
+    return {"prefill": quantize_dynamic(prefill), "decode": quantize(decode, DECODE_BLOCK)}
+
+
+class StaticPair:
+    """The fast pair with the calls of a `PortableGraph`: what validation runs.
+
+    Sequences that are padded on the left are moved to the left of a static cache, and back.
+    """
+
+    def __init__(
+        self, prefill: Path, decode: Path | None, context_length: int, threads: int | None = None
+    ) -> None:
+        self._context_length = context_length
+        self._graphs = StaticGraphs(
+            partial(open_graph, prefill, threads=threads),
+            None if decode is None else partial(open_graph, decode, threads=threads),
+        )
+
+    def run(
+        self,
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64] | None = None,
+        past: Cache | None = None,
+    ) -> tuple[npt.NDArray[np.float32], Cache]:
+        """Feed new tokens; arguments and results are those of `PortableGraph.run`."""
+        batch, tokens = ids.shape
+        before = 0 if past is None else past[0].shape[2]
+        total = before + tokens
+        if mask is None:
+            mask = np.ones((batch, total), np.int64)
+        held, new = mask[:, :before].sum(axis=1), mask[:, before:].sum(axis=1)
+        cache = StaticCache(self._graphs, self._context_length, batch)
+        if past is not None:
+            cache.write([_to_left(part, before - held) for part in past], held)
+        if batch == tokens == 1:
+            logits = cache.step(ids[:, 0]).copy()[:, None]
+        else:
+            places = np.arange(batch * tokens)
+            moved = _to_left(ids[:, None, :, None], tokens - new)[:, 0, :, 0]
+            flat = cache.append_for(moved, places).reshape(batch, 1, tokens, -1)
+            logits = _to_left(flat, new - tokens)[:, 0]
+        return logits, [_to_left(part, held + new - total) for part in cache.read(total)]
+
+
+def _to_left(array: npt.NDArray[np.generic], steps: npt.NDArray[np.int64]) -> npt.NDArray:  # type: ignore[type-arg]
+    """`array` `[B, K, S, D]` with each sequence turned `steps[b]` places to the left."""
+    return np.stack(
+        [np.roll(part, -int(step), axis=1) for part, step in zip(array, steps, strict=True)]
+    )

@@ -1,0 +1,251 @@
+"""Decoding on a static cache: the fast pair of graphs, and buffers that they write in place.
+
+B is the batch, T the new tokens, S the rows of the cache that a run sees, K key-value heads, D
+head size, V the vocabulary; K, D, V and the number of cache tensors are read from the graphs.
+
+    prefill   input_ids [B, T], past_length [B], logits_index [N], cache [B, K, S, D]
+              -> logits [N, V] of the places b * T + t, cache
+    decode    input_ids [B, 1], past_length [B], cache -> logits [B, 1, V], cache
+
+Sequence b's tokens are rows `0 .. past_length[b]` of its cache. Shorter sequences of a batch are
+padded on the right: what a padding token writes, the next real one overwrites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atom_edge.errors import BundleError, GenerationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnxruntime
+
+Logits = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+# Attention costs what the graph sees of the cache, so that it sees only as many rows as are in
+# use, rounded up: a new shape for every token would cost more in binding than it saves.
+ROWS = 64
+
+
+class StaticGraphs:
+    """The sessions of the fast pair; they keep no state, so that threads may share them.
+
+    Args:
+        prefill: opens the graph for any number of new tokens.
+        decode: opens the graph for one new token; None where `prefill` serves for that too.
+    """
+
+    def __init__(
+        self,
+        prefill: Callable[[], onnxruntime.InferenceSession],
+        decode: Callable[[], onnxruntime.InferenceSession] | None,
+    ) -> None:
+        self._open_prefill, self._open_decode = prefill, decode
+        inputs = {value.name: value for value in self.prefill.get_inputs()}
+        self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
+        if not self.cache_names or not {"input_ids", "past_length", "logits_index"} < set(inputs):
+            raise BundleError(
+                f"The graph is not a decoder with a static cache: its inputs are {sorted(inputs)}."
+            )
+        _, self.kv_heads, _, self.head_size = inputs[self.cache_names[0]].shape
+        self.vocab_size: int = self.prefill.get_outputs()[0].shape[-1]
+
+    @cached_property
+    def prefill(self) -> onnxruntime.InferenceSession:
+        """The session for any number of new tokens."""
+        return self._open_prefill()
+
+    @cached_property
+    def decode(self) -> onnxruntime.InferenceSession | None:
+        """The session for one new token of one sequence, opened when it is first needed."""
+        return None if self._open_decode is None else self._open_decode()
+
+
+class StaticCache:
+    """The cache of B sequences, and what is bound to it.
+
+    Attributes:
+        lengths: int64 `[B]`, the tokens of each sequence; lower it to forget the last ones.
+    """
+
+    def __init__(self, graphs: StaticGraphs, context_length: int, batch_size: int = 1) -> None:
+        self._graphs = graphs
+        self._context_length = context_length
+        self._batch_size = batch_size
+        row = batch_size * graphs.kv_heads * graphs.head_size
+        # Zeros, and not whatever was there: what is masked is still multiplied, by 0.
+        self._buffers = np.zeros((len(graphs.cache_names), row * context_length), np.float32)
+        self._rows = 0
+        self.lengths = np.zeros(batch_size, np.int64)
+        self._one_token = np.zeros((batch_size, 1), np.int64)
+        self._last_places = np.arange(batch_size)
+        self._logits = np.zeros((batch_size, graphs.vocab_size), np.float32)
+        self._step: Callable[[], None] | None = None
+
+    def step(self, token_ids: Ids) -> Logits:
+        """Append one token to each sequence.
+
+        Args:
+            token_ids: int64 `[B]`.
+
+        Returns:
+            logits float32 `[B, V]` of what follows; the next call overwrites them.
+        """
+        longest = int(self.lengths.max()) if self._batch_size > 1 else int(self.lengths[0])
+        if longest >= self._rows or self._step is None:
+            self._make_room(longest + 1)
+            self._step = self._bind_step()
+        self._one_token[:, 0] = token_ids
+        self._step()
+        self.lengths += 1
+        return self._logits
+
+    def append(self, token_ids: Ids, counts: Ids | None = None) -> Logits:
+        """Append T tokens to each sequence, or fewer.
+
+        Args:
+            token_ids: int64 `[B, T]`, padded on the right.
+            counts: int64 `[B]`, how many of them are real, at least 1; all when None.
+
+        Returns:
+            logits float32 `[B, V]` of what follows each sequence's last token.
+        """
+        batch, tokens = token_ids.shape
+        counts = np.full(batch, tokens) if counts is None else counts
+        places = np.arange(batch) * tokens + counts - 1
+        logits = self.append_for(token_ids, places)
+        self.lengths += counts
+        return logits
+
+    def append_for(self, token_ids: Ids, places: Ids) -> Logits:
+        """Run T new tokens of each sequence, without counting them as appended.
+
+        Args:
+            token_ids: int64 `[B, T]`.
+            places: int64 `[N]`, which of them, as `b * T + t`, to give logits for.
+
+        Returns:
+            logits float32 `[N, V]`.
+        """
+        ids = np.ascontiguousarray(token_ids, np.int64)
+        places = np.ascontiguousarray(places, np.int64)
+        self._make_room(int(self.lengths.max()) + ids.shape[1])
+        logits = np.empty((len(places), self._graphs.vocab_size), np.float32)
+        session = self._graphs.prefill
+        session.run_with_iobinding(self._bind(session, ids, logits, places))
+        return logits
+
+    def read(self, length: int) -> list[NDArray[np.float32]]:
+        """A copy of the first `length` rows of each cache tensor, `[B, K, length, D]`."""
+        return [self._view(buffer, self._rows)[:, :, :length].copy() for buffer in self._buffers]
+
+    def write(self, parts: Sequence[NDArray[np.float32]], lengths: Ids) -> None:
+        """Begin with a cache that `read` gave, of which sequence b has `lengths[b]` rows."""
+        rows = parts[0].shape[2]
+        self._make_room(rows)
+        for buffer, part in zip(self._buffers, parts, strict=True):
+            if rows:
+                self._view(buffer, self._rows)[:, :, :rows] = part
+        self.lengths[:] = lengths
+
+    def _view(self, buffer: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+        shape = (self._batch_size, self._graphs.kv_heads, rows, self._graphs.head_size)
+        return buffer[: shape[0] * shape[1] * rows * shape[3]].reshape(shape)
+
+    def _make_room(self, length: int) -> None:
+        """Let the graphs see at least `length` rows."""
+        if length <= self._rows:
+            return
+        if length > self._context_length:
+            raise GenerationError(
+                f"{length} tokens do not fit into a context of {self._context_length}."
+            )
+        rows = min(-(-length // ROWS) * ROWS, self._context_length)
+        if self._batch_size * self._graphs.kv_heads > 1 and self._rows:
+            # Several heads lie one after the other: all but the first move up.
+            for buffer in self._buffers:
+                held = self._view(buffer, self._rows).copy()
+                buffer[:] = 0
+                self._view(buffer, rows)[:, :, : self._rows] = held
+        self._rows = rows
+        self._step = None
+
+    def _bind_step(self) -> Callable[[], None]:
+        decode = self._graphs.decode if self._batch_size == 1 else None
+        session = decode or self._graphs.prefill
+        places = None if decode else self._last_places
+        binding = self._bind(session, self._one_token, self._logits, places)
+        run = session.run_with_iobinding
+        return lambda: run(binding)
+
+    def _bind(
+        self,
+        session: onnxruntime.InferenceSession,
+        ids: Ids,
+        logits: Logits,
+        places: Ids | None,
+    ) -> onnxruntime.IOBinding:
+        """Bind the buffers. A binding holds addresses only: the arrays must outlive its runs."""
+        binding = session.io_binding()
+
+        def bind(name: str, array: NDArray[Any], output: str | None = None) -> None:
+            place = ("cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding.bind_input(name, *place)
+            if output is not None:
+                binding.bind_output(output, *place)
+
+        bind("input_ids", ids)
+        bind("past_length", self.lengths)
+        shape = logits.shape
+        if places is not None:
+            bind("logits_index", places)
+        else:
+            shape = (shape[0], 1, shape[1])
+        binding.bind_output("logits", "cpu", 0, np.float32, shape, logits.ctypes.data)
+        for name, buffer in zip(self._graphs.cache_names, self._buffers, strict=True):
+            present = name.replace("past_key_values", "present")
+            bind(name, self._view(buffer, self._rows), present)
+        return binding
+
+
+class StaticDecoder:
+    """A `Decoder` over a static cache."""
+
+    def __init__(self, graphs: StaticGraphs, context_length: int) -> None:
+        self._cache = StaticCache(graphs, context_length)
+        self._context_length = context_length
+        self.token_ids: list[int] = []
+
+    def feed(self, token_ids: Sequence[int]) -> Logits:
+        """Append tokens; return float32 `[vocab]`, the logits of what follows the last one.
+
+        Raises:
+            GenerationError: if there are no tokens, or more than the context holds.
+        """
+        count = len(token_ids)
+        if not 0 < count <= self._context_length - len(self.token_ids):
+            raise GenerationError(
+                f"{count} tokens cannot follow {len(self.token_ids)} in a context of "
+                f"{self._context_length}."
+            )
+        if count == 1:
+            logits = self._cache.step(token_ids[0])  # type: ignore[arg-type]
+        else:
+            logits = self._cache.append(np.array([token_ids], np.int64))
+        self.token_ids += token_ids
+        last: Logits = logits[0]
+        return last
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens but the first `length`."""
+        if length < len(self.token_ids):
+            self._cache.lengths[0] = length
+            del self.token_ids[length:]
