@@ -15,6 +15,7 @@ import typer
 from atom_edge import __version__
 from atom_edge.cli.chat import chat
 from atom_edge.cli.doctor import doctor
+from atom_edge.cli.eval import eval_command
 from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
 from atom_edge.cli.inspect import inspect_command
@@ -52,6 +53,7 @@ def _root(
 
 app.command("chat")(chat)
 app.command("doctor")(doctor)
+app.command("eval")(eval_command)
 app.command("export")(export_command)
 app.command("generate")(generate)
 app.command("inspect")(inspect_command)

@@ -1,0 +1,149 @@
+"""EleutherAI's lm-evaluation-harness over bundles and snapshots.
+
+`atom-edge eval` runs it; so does the harness's own command once this package is installed:
+
+    lm_eval --model atom-edge --model_args bundle=DIR --tasks arc_easy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import model_registry
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from rich.progress import track
+
+from atom_edge.errors import EvaluationError
+from atom_edge.evaluation.models import Model, open_model
+from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.scoring import score
+
+_MOST_NEW_TOKENS = 128
+
+
+class AtomEdgeLM(TemplateLM):  # type: ignore[misc]
+    """A harness model whose log-likelihoods come from `score`."""
+
+    def __init__(
+        self,
+        bundle: str | Model | None = None,
+        snapshot: str | None = None,
+        threads: int | None = None,
+        **_: Any,
+    ) -> None:
+        """Open what is evaluated.
+
+        Args:
+            bundle: folder of a bundle, or a model that is open already.
+            snapshot: folder or hub id of a snapshot, in place of a bundle.
+            threads: of one run; all usable cores when None.
+
+        Raises:
+            EvaluationError: unless exactly one of `bundle` and `snapshot` is given.
+        """
+        super().__init__()
+        if (bundle is None) == (snapshot is None):
+            raise EvaluationError("Give the model as bundle=DIR or as snapshot=DIR.")
+        given = snapshot if bundle is None else bundle
+        self.model = given if isinstance(given, Model) else open_model(str(given), threads)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token before a text that has nothing before it."""
+        return self.model.prefix_token
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model takes at most."""
+        return self.model.context_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The harness keeps prepared requests under this name."""
+        return self.model.name.replace(" ", "-")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids; none is ever added."""
+        return self.model.tokenizer.encode(string)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
+    ) -> list[tuple[float, bool]]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        with scoring(len(pairs), quiet=disable_tqdm) as progress:
+            return score(self.model.graph, pairs, self.max_length, progress)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihood of whole texts, each token predicted once, in windows of the context."""
+        pairs: list[tuple[list[int], list[int]]] = []
+        owners: list[int] = []
+        for number, (text,) in enumerate(request.args for request in requests):
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.eot_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for window in windows:
+                pairs.append(make_disjoint_window(window))
+                owners.append(number)
+        with scoring(len(pairs), quiet=disable_tqdm) as progress:
+            scores = score(self.model.graph, pairs, self.max_length, progress)
+        sums = np.zeros(len(requests))
+        np.add.at(sums, owners, [value for value, _ in scores])
+        return [float(value) for value in sums]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations up to a stop text."""
+        return [
+            self._continue(context, dict(options))
+            for context, options in track(
+                [request.args for request in requests], "generating", disable=disable_tqdm
+            )
+        ]
+
+    def _continue(self, context: str, options: dict[str, Any]) -> str:
+        stops = options.get("until") or []
+        stops = [stops] if isinstance(stops, str) else stops
+        room = int(options.get("max_gen_toks", _MOST_NEW_TOKENS))
+        ids = self.tok_encode(context)[-max(1, self.max_length - room) :] or [self.eot_token_id]
+        new: list[int] = []
+        cache = self.model.graph.empty_cache()
+        feed = ids
+        text = ""
+        while len(new) < room and len(ids) + len(new) < self.max_length:
+            past = cache[0].shape[2]
+            positions = np.arange(past, past + len(feed))[None]
+            mask = np.ones((1, past + len(feed)), np.int64)
+            logits, cache = self.model.graph.run(np.array([feed]), mask, positions, cache)
+            new.append(int(logits[0, -1].argmax()))
+            if new[-1] == self.eot_token_id:
+                break
+            feed = new[-1:]
+            text = self.model.tokenizer.decode(new)
+            if any(stop in text for stop in stops):
+                break
+        ends = [text.index(stop) for stop in stops if stop in text]
+        return text[: min(ends)] if ends else text
+
+
+def register() -> None:
+    """Make the harness know the model name "atom-edge"; may be called again."""
+    import lm_eval.models  # noqa: F401  (an empty registry would hide the harness's own models)
+
+    if "atom-edge" not in model_registry:
+        model_registry.register("atom-edge", target="atom_edge.evaluation.harness:AtomEdgeLM")
+
+
+register()
