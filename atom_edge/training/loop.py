@@ -148,7 +148,7 @@ class Run:
             done = step + 1
             pending += 1
             if done % recipe.log_every == 0 or done == steps.stop:
-                mean = losses.item() / pending
+                mean = self.accelerator.reduce(losses, "mean").item() / pending
                 speed = pending * self._tokens(1) / (time.monotonic() - since)
                 if not np.isfinite(mean):
                     raise TrainingError(

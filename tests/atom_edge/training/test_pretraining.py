@@ -1,0 +1,316 @@
+"""Pretraining: recipes, caches, the curriculum, the optimizer, and runs that are killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from atom_edge.cli import app
+from atom_edge.errors import TrainingError
+from atom_edge.reference import checkpoint_path
+from atom_edge.training import curriculum, log
+from atom_edge.training.cache import TokenCache, build_caches
+from atom_edge.training.optimizer import Muon, orthogonalize, rate_factor
+from atom_edge.training.recipe import Optimizer, Recipe, Source, load_recipe
+from atom_edge.training.sources import read_shard, stream_hub
+from atom_edge.training.state import load_newest
+from atom_edge.training.synthetic import generate
+
+WORDS = ["water", "light", "stone", "river", "small", "green", "house", "walks", "under", "12"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_shard(path: Path, seed: int, documents: int = 150) -> None:
+    chance = random.Random(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = (" ".join(chance.choices(WORDS, k=40)) for _ in range(documents))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+RECIPE = """
+tokens = 3072
+batch_windows = 8
+device_windows = 5
+validation_tokens = 300
+validation_every = 5
+checkpoint_every = 2
+log_every = 1
+model = { hidden_size = 64, intermediate_size = 64, num_hidden_layers = 1, head_dim = 32, \
+num_attention_heads = 2, max_position_embeddings = 32 }
+optimizer = { warmup_steps = 2 }
+
+[[sources]]
+name = "plain"
+shards = ["plain*.jsonl"]
+start = 0.75
+end = 0.25
+
+[[sources]]
+name = "everyday"
+generator = "everyday"
+max_tokens = 4000
+start = 0.25
+end = 0.75
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_shard(folder / "plain-0.jsonl", 0)
+    write_shard(folder / "plain-1.jsonl", 1)
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def run(corpus: Path, output: Path, *options: str) -> str:
+    arguments = ["pretrain", str(corpus / "recipe.toml"), "--data", str(corpus), "-o", str(output)]
+    result = CliRunner().invoke(app, [*arguments, "--cache", str(corpus / "cache"), *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout.strip()
+
+
+def test_killed_and_resumed_equals_never_killed(corpus: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(corpus, whole) == str(whole / "snapshot")
+    run(corpus, broken, "--stop-after", "3")
+    assert not (broken / "snapshot").exists()
+    # As a kill leaves it: steps in the log after the newest checkpoint, and half a line.
+    with (broken / "log.jsonl").open("a") as out:
+        out.write('{"step": 4, "loss": 9.9, "tokens": 0}\n{"step": 5, "lo')
+    run(corpus, broken, "--resume")
+    device = torch.device("cpu")
+    first, second = (load_newest(folder / "checkpoints", device) for folder in (whole, broken))
+    for name, tensor in first["model"].items():
+        assert torch.equal(tensor, second["model"][name]), name
+    for ours, theirs in zip(first["optimizers"], second["optimizers"], strict=True):
+        for number, state in ours["state"].items():
+            for name, value in state.items():
+                assert torch.equal(value, theirs["state"][number][name])
+    losses = [
+        [r["loss"] for r in log.read_log(folder / "log.jsonl") if "loss" in r]
+        for folder in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+    assert (broken / "loss.png").stat().st_size > 1000
+
+
+def test_snapshot_is_a_bfloat16_model_that_has_learned(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "snapshot", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    settings = json.loads((tmp_path / "snapshot" / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [2, 4]
+    records = log.read_log(tmp_path / "log.jsonl")
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[-1] < losses[0]
+    last = [record for record in records if "validation" in record][-1]["validation"]
+    assert set(last) == {"plain", "everyday"}
+    with pytest.raises(TrainingError, match="--resume"):
+        CliRunner().invoke(
+            app,
+            ["pretrain", str(corpus / "recipe.toml"), "-o", str(tmp_path)],
+            catch_exceptions=False,
+        )
+
+
+def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
+    card = load_recipe("atom-card")
+    overall = {source.hub: (source.start + source.end) / 2 for source in card.sources}
+    assert overall == pytest.approx(
+        {
+            "HuggingFaceFW/fineweb-edu": 0.39,
+            "openbmb/Ultra-FineWeb": 0.31,
+            "HuggingFaceTB/finemath": 0.12,
+            "HuggingFaceTB/smollm-corpus": 0.12,
+            "openbmb/UltraData-Math": 0.06,
+        }
+    )
+    reference = load_recipe("atom-reference")
+    assert reference.steps * reference.batch_windows * 512 == pytest.approx(5e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("tokens = 3072", "tokens = 1.5"), "expected int"),
+        (("tokens = 3072", "token = 1"), "unknown token"),
+        (("tokens = 3072", ""), "missing tokens"),
+        (("start = 0.75", "start = 0.5"), "at the start add up to 0.75"),
+        (("generator =", 'hub = "x"\ngenerator ='), "exactly one of"),
+        (("warmup_steps = 2", "warmup = 2"), "unknown warmup"),
+        (("tokens = 3072", "tokens = ]"), "not valid TOML"),
+    ],
+)
+def test_broken_recipes_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(RECIPE.replace(*change))
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        load_recipe(file)
+    with pytest.raises(TrainingError, match="atom-card, atom-reference"):
+        load_recipe("no-such-recipe")
+
+
+def test_cache_holds_every_document_once_and_is_found_again(corpus: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        tokens=1, sources=(Source("plain", 1, 1, shards=("plain-0.jsonl",)),), validation_tokens=300
+    )
+    recipe = dataclasses.replace(recipe, model={"max_position_embeddings": 32})
+    tokenizer = checkpoint_path() / "tokenizer.json"
+    reports: list[tuple[str, float]] = []
+    place = tmp_path / "cache"
+    arguments = (recipe, [1], tokenizer, corpus, place, lambda *r: reports.append(r))
+    (cache,) = build_caches(*arguments)
+    assert reports == [("plain", 1.0)]
+    again = build_caches(*arguments)[0]
+    assert len(reports) == 1
+    assert np.array_equal(cache.train, again.train)
+
+    from tokenizers import Tokenizer
+
+    both = np.concatenate([cache.train, cache.validation])
+    assert both[-1] == 4
+    assert 300 <= len(cache.validation) < 500
+    decoded = Tokenizer.from_file(str(tokenizer)).decode(both.tolist(), skip_special_tokens=False)
+    texts = decoded.split("<|endoftext|>")[:-1]
+    written = list(read_shard(corpus / "plain-0.jsonl"))
+    assert sorted(texts) == sorted(written)
+    assert texts != written
+
+
+def windows_recipe(**options: object) -> Recipe:
+    sources = (Source("a", 0.9, 0.1, generator="x"), Source("b", 0.1, 0.9, generator="x"))
+    return Recipe(
+        tokens=400 * 16 * 8,
+        sources=sources,
+        batch_windows=16,
+        model={"max_position_embeddings": 8},
+        **options,
+    )
+
+
+def test_curriculum_moves_from_start_to_end() -> None:
+    counts = curriculum.plan(windows_recipe())
+    assert counts.shape == (400, 2)
+    assert (counts.sum(axis=1) == 16).all()
+    assert counts[:40, 0].mean() / 16 == pytest.approx(0.86, abs=0.05)
+    assert counts[180:220, 0].mean() / 16 == pytest.approx(0.5, abs=0.07)
+    assert counts[-40:, 0].mean() / 16 == pytest.approx(0.14, abs=0.05)
+
+
+def test_an_epoch_sees_every_window_once_and_any_step_can_be_the_first() -> None:
+    recipe = windows_recipe()
+    first = np.arange(8 * 60 + 8, dtype=np.uint16)
+    second = np.arange(1000, 1000 + 8 * 30 + 8, dtype=np.uint16)
+    caches = [TokenCache(first, first), TokenCache(second, second)]
+    counts = curriculum.plan(recipe)
+    steps = list(curriculum.batches(recipe, counts, caches))
+    assert all(batch.shape == (16, 9) for batch in steps)
+    assert all((np.diff(batch.astype(int), axis=1) == 1).all() for batch in steps)
+    starts = np.concatenate([batch[batch[:, 0] < 1000, 0] for batch in steps])[:60]
+    assert len(set(starts.tolist())) == 60
+    assert len({int(start) % 8 for start in starts}) == 1
+    later = islice(curriculum.batches(recipe, counts, caches, first_step=170), 5)
+    assert all(np.array_equal(a, b) for a, b in zip(later, steps[170:175], strict=True))
+
+
+def test_muon_is_the_reference_muon() -> None:
+    torch.manual_seed(0)
+    values = [torch.randn(6, 4), torch.randn(6, 4), torch.randn(4, 6), torch.randn(5, 5)]
+    ours = [torch.nn.Parameter(value.clone()) for value in values]
+    theirs = [torch.nn.Parameter(value.clone()) for value in values]
+    optimizers = (
+        Muon(ours, lr=0.02, momentum=0.9, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, momentum=0.9, weight_decay=0.1),
+    )
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        # The reference iterates in bfloat16.
+        torch.testing.assert_close(one, other, rtol=0, atol=4e-3)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 16, 16), (2, 32, 8), (2, 8, 32)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+        assert 0.3 < values.min() < values.max() < 1.3
+
+
+def test_rates_rise_hold_and_fall_to_zero() -> None:
+    settings = Optimizer(warmup_steps=10, decay_share=0.5)
+    factors = [rate_factor(step, 100, settings) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:51] == [1.0] * 42
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[100] == 0
+
+
+def test_hub_data_set_is_streamed_by_pattern(tmp_path: Path) -> None:
+    lines = ["---", "configs:"]
+    for name in ("CC-MAIN-2023", "CC-MAIN-2024", "sample"):
+        rows = [{"text": f"{name} {number}"} for number in range(5)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        lines += [f"- config_name: {name}", "  data_files:"]
+        lines += ["  - split: train", f"    path: {name}/*.jsonl"]
+    (tmp_path / "README.md").write_text("\n".join([*lines, "---", ""]))
+    texts = set(islice(stream_hub(str(tmp_path), "CC-MAIN-*", "train", "text", 0), 10))
+    assert texts == {f"CC-MAIN-{year} {n}" for year in (2023, 2024) for n in range(5)}
+    with pytest.raises(TrainingError, match="no column 'content'; it has text"):
+        next(stream_hub(str(tmp_path), "sample", "train", "content", 0))
+    with pytest.raises(TrainingError, match="no configuration 'x'"):
+        next(stream_hub(str(tmp_path), "x", "train", "text", 0))
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    shard = tmp_path / "bad.jsonl"
+    shard.write_text('{"text": "good"}\n{"body": "no text"}\n')
+    with pytest.raises(TrainingError, match="line 2"):
+        list(read_shard(shard))
+
+
+def test_generated_text_repeats_varies_and_has_no_evaluation_item() -> None:
+    once = list(islice(generate("everyday", 3), 1500))
+    assert once == list(islice(generate("everyday", 3), 1500))
+    assert len(set(once)) > 1300
+    assert not any(mark in text for text in once for mark in ("|", "{", "}", "  "))
+    with pytest.raises(TrainingError, match="there is everyday"):
+        generate("weekday", 0)
+
+
+def test_thirteen_grams_of_a_user_given_file_are_absent(tmp_path: Path) -> None:
+    """The check that was run against the benchmarks, on a text that it must find."""
+    from atom_edge.training.synthetic.overlap import overlapping, thirteen_grams
+
+    text = next(t for t in generate("everyday", 0) if len(t.split()) > 30)
+    file = tmp_path / "items.jsonl.xz"
+    with lzma.open(file, "wt") as out:
+        out.write(json.dumps({"goal": "x", "choices": {"text": [text, "other words"]}}) + "\n")
+    grams = thirteen_grams([file])
+    assert overlapping([text], grams)
+    assert not overlapping(["quite another text " * 10], grams)
