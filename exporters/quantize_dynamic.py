@@ -1,15 +1,16 @@
 """Dynamic int8 quantization: products in int8 over whole columns, for many rows at a time.
 
-Every constant matrix product becomes com.microsoft::DynamicQuantizeMatMul: int8 weights with a
-scale for each output column, activations quantized to uint8 as the graph runs. It does more rows a
-second than MatMulNBits on every CPU, and on CPUs without an int8 dot product also more tokens.
-
-The kernel knows one scale for all rows of its input. After a norm the rows are alike; other rows
-are divided by their own root mean square before the product, and the product multiplied by it,
-so that no row is quantized by the measure of another.
-
-A tied embedding is stored once, as int8 rows with a scale each: looked up by Gather, and turned
-into the output projection's columns when the session is made.
+1. A constant matrix product right after a norm becomes com.microsoft::DynamicQuantizeMatMul: int8
+   weights with a scale for each output column, activations quantized to uint8 as the graph runs.
+   It does more rows a second than MatMulNBits on every CPU, and on CPUs without an int8 dot
+   product also more tokens.
+2. The kernel knows one scale for all rows of its input. After a norm the rows are alike; where
+   they are not (the input of the down projection has rows a hundred times as large as others),
+   that scale would be the loss of most rows. There the weights alone are int8: they are stored
+   so, and turned to float once, when the session is made. So are those of the output projection,
+   which runs for few rows and shows every error in the logits.
+3. The embedding is stored as int8 rows with a scale each: looked up by Gather, and, where it is
+   also the output projection, turned into its columns when the session is made.
 
 Source: DynamicQuantizeMatMul in onnxruntime's docs/ContribOperators.md.
 """
@@ -26,25 +27,23 @@ from atom_edge.exporters.passes.matching import (
     add_initializer,
     array,
     remove_unused,
-    size,
 )
 
 LARGEST = 127
 _NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
-# Nodes that pass rows on as they are.
-_ROUTES = ("Reshape", "Gather")
 
-Stored = tuple[ir.Value, ir.Value]
+Matrix = npt.NDArray[np.float32]
+Levels = npt.NDArray[np.int8]
 
 
-def quantize_columns(
-    weight: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def quantize_columns(weight: Matrix, *, in_pairs: bool = False) -> tuple[Levels, Matrix]:
     """Quantize each column of `weight` `[K, N]`, symmetric around 0.
 
-    CPUs with AVX2 and without VNNI add the products of two neighbours in 16 bits: 255 times the sum
-    of their levels must not reach 2**15. So the scale is that of the largest sum, if that is more
-    than the largest level; every CPU then computes the same.
+    Args:
+        weight: float32 `[K, N]`.
+        in_pairs: for a product in int8. CPUs with AVX2 and without VNNI add the products of two
+            neighbours in 16 bits, and cut off what does not fit. With a scale that keeps 255 times
+            the sum of their levels below 2**15 every CPU computes the same.
 
     Returns:
         int8 `[K, N]` and float32 scales `[N]`, `weight ~ levels * scales` to half a scale.
@@ -57,9 +56,10 @@ def quantize_columns(
             "A weight matrix holds values that are not finite and cannot be quantized. "
             "Check the checkpoint, or export with --quantize none."
         )
-    even = weight if weight.shape[0] % 2 == 0 else np.vstack([weight, 0 * weight[:1]])
-    pairs = np.abs(even[0::2] + even[1::2]).max(axis=0)
-    largest = np.maximum(np.abs(weight).max(axis=0), pairs)
+    largest = np.abs(weight).max(axis=0)
+    if in_pairs:
+        even = weight if weight.shape[0] % 2 == 0 else np.vstack([weight, 0 * weight[:1]])
+        largest = np.maximum(largest, np.abs(even[0::2] + even[1::2]).max(axis=0))
     scales = (largest / LARGEST).astype(np.float32)
     # A column of zeros takes any scale; so does one of values too small to divide by.
     scales[scales < np.finfo(np.float32).tiny] = 1.0
@@ -92,7 +92,7 @@ def _is_lookup(node: ir.Node) -> bool:
 
 
 def _quantize_lookup(model: ir.Model, node: ir.Node) -> None:
-    """Look up int8 rows and their scales; a transposed use of the same table shares the rows."""
+    """Look up int8 rows and their scales; a product with the table transposed shares them."""
     table, ids = node.inputs[:2]
     contents = array(table)
     assert table is not None
@@ -112,49 +112,32 @@ def _quantize_lookup(model: ir.Model, node: ir.Node) -> None:
             use.node.replace_input_with(0, rows)
             use.node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
             for product in list(use.node.outputs[0].uses()):
-                _multiply(model, product.node, (use.node.outputs[0], scale))
+                _multiply_in_float(model, product.node, use.node.outputs[0], scale)
 
 
 def _quantize_product(model: ir.Model, node: ir.Node) -> None:
-    source = node.inputs[1]
+    x, source = node.inputs[:2]
     weight = array(source)
-    if source is None or weight is None or weight.ndim != 2:
+    if x is None or source is None or weight is None or weight.ndim != 2:
         return
-    levels, scales = quantize_columns(weight)
-    _multiply(
-        model,
-        node,
-        (
-            add_initializer(model, f"{source.name}_int8", levels),
-            add_initializer(model, f"{source.name}_scale", scales),
-        ),
-    )
-
-
-def _multiply(model: ir.Model, node: ir.Node, weight: Stored) -> None:
-    x = node.inputs[0]
-    assert x is not None
-    if _is_even(x):
-        product = ir.node("DynamicQuantizeMatMul", [x, *weight], domain=MICROSOFT)
+    before = x.producer()
+    alike = before is not None and before.op_type in _NORMS
+    levels, scales = quantize_columns(weight, in_pairs=alike)
+    stored = add_initializer(model, f"{source.name}_int8", levels)
+    scale = add_initializer(model, f"{source.name}_scale", scales)
+    if alike:
+        product = ir.node("DynamicQuantizeMatMul", [x, stored, scale], domain=MICROSOFT)
         _replace(model.graph, node, [product])
-        return
-    width = size(x, len(x.shape) - 1) if x.shape is not None else None
-    assert width is not None
-    ones = add_initializer(model, f"ones.{width}", np.ones(width, np.float32))
-    attributes = {"axis": -1, "epsilon": 1e-12, "stash_type": 1}
-    normal = ir.node("SimplifiedLayerNormalization", [x, ones], attributes, num_outputs=2)
-    rows, inverse = normal.outputs
-    product = ir.node("DynamicQuantizeMatMul", [rows, *weight], domain=MICROSOFT)
-    restored = ir.node("Div", [product.outputs[0], inverse])
-    _replace(model.graph, node, [normal, product, restored])
+    else:
+        _multiply_in_float(model, node, stored, scale)
 
 
-def _is_even(x: ir.Value) -> bool:
-    """Whether the rows of `x` come from a norm, and so have one root mean square."""
-    node = x.producer()
-    while node is not None and node.op_type in _ROUTES and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node is not None and node.op_type in _NORMS
+def _multiply_in_float(model: ir.Model, node: ir.Node, levels: ir.Value, scales: ir.Value) -> None:
+    # onnxruntime folds both nodes into a constant when it makes the session.
+    values = ir.node("Cast", [levels], {"to": ir.DataType.FLOAT})
+    scaled = ir.node("Mul", [values.outputs[0], scales])
+    product = ir.node("MatMul", [node.inputs[0], scaled.outputs[0]])
+    _replace(model.graph, node, [values, scaled, product])
 
 
 def _replace(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node]) -> None:

@@ -17,10 +17,6 @@ from atom_edge.runtimes.providers import open_graph
 from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
 
 DECODE_BLOCK = 64
-SCHEMES = {
-    "prefill": "8-bit weights and activations, scales by column and by row (DynamicQuantizeMatMul)",
-    "decode": f"8-bit weights in blocks of {DECODE_BLOCK}, activations likewise (MatMulNBits)",
-}
 
 
 def static_graphs(fused: ir.Model, *, int8: bool) -> dict[str, ir.Model]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.reference import bundle_path
+from atom_edge.runtimes.cpu import has_fast_blocks
 from atom_edge.runtimes.decoder import Decoder, PortableDecoder, PortableGraph
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions, Options
@@ -125,7 +126,8 @@ def _decoders(
         return partial(open_graph, bundle.graph(role), provider=provider, threads=threads)
 
     if provider == "cpu" and "prefill" in bundle.roles:
-        decode = opener("decode") if "decode" in bundle.roles else None
+        # Where products of blocks are slow, the graph for many tokens is the faster one for one.
+        decode = opener("decode") if "decode" in bundle.roles and has_fast_blocks() else None
         graphs = StaticGraphs(opener("prefill"), decode)
         return partial(StaticDecoder, graphs, bundle.context_length), graphs.vocab_size
     graph = PortableGraph(opener("model")())

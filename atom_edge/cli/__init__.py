@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from atom_edge import __version__
+from atom_edge.cli.bench import bench
 from atom_edge.cli.chat import chat
 from atom_edge.cli.doctor import doctor
 from atom_edge.cli.eval import eval_command
@@ -51,6 +52,7 @@ def _root(
     pass
 
 
+app.command("bench")(bench)
 app.command("chat")(chat)
 app.command("doctor")(doctor)
 app.command("eval")(eval_command)

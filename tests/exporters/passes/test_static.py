@@ -114,7 +114,7 @@ def test_dynamic_int8_is_close_and_has_no_float_matrix(traced: ir.Model) -> None
 
 def test_levels_of_neighbours_fit_sixteen_bits() -> None:
     weight = np.random.default_rng(0).standard_t(3, (97, 40)).astype(np.float32)
-    levels, scales = quantize_columns(weight)
+    levels, scales = quantize_columns(weight, in_pairs=True)
     np.testing.assert_allclose(levels * scales, weight, rtol=0, atol=scales.max() / 2 * 1.001)
     pairs = levels[:96].astype(int).reshape(48, 2, 40).sum(axis=1)
     assert 255 * np.abs(pairs).max() < 2**15

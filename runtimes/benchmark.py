@@ -1,0 +1,163 @@
+"""Measuring a bundle: prompt processing and generation apart, in tokens a second.
+
+As in llama.cpp's llama-bench, a test is repeated after a warm-up, and its result is the mean of
+the repetitions with their standard deviation. What is measured is the graph with its cache and the
+greedy choice; no text is made of the tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atom_edge.bundle import Bundle
+from atom_edge.errors import GenerationError
+from atom_edge.runtimes.decoder import Logits, PortableGraph
+from atom_edge.runtimes.providers import open_graph
+from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
+
+Ids = NDArray[np.int64]
+# Any ordinary token will do: the work does not depend on which.
+_TOKEN = 5
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is measured.
+
+    Attributes:
+        prompt_tokens: tokens processed in one run; 0 for a test of generation.
+        new_tokens: tokens generated one after the other; 0 for a test of prompt processing.
+        position: tokens that are in the cache before.
+        batch_size: sequences at a time.
+        threads: threads of a run.
+    """
+
+    __test__ = False
+
+    prompt_tokens: int
+    new_tokens: int
+    position: int
+    batch_size: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """As llama-bench writes it: pp256 or tg128, and @ the position."""
+        what = f"pp{self.prompt_tokens}" if self.prompt_tokens else f"tg{self.new_tokens}"
+        return f"{what} @ {self.position}" if self.position else what
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one repetition processes, of all sequences together."""
+        return (self.prompt_tokens or self.new_tokens) * self.batch_size
+
+
+@dataclass(frozen=True)
+class Result:
+    """A test and its repetitions, in seconds each."""
+
+    test: Test
+    seconds: tuple[float, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens a second of each repetition."""
+        return [self.test.tokens / seconds for seconds in self.seconds]
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens a second."""
+        return statistics.mean(self.rates)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the tokens a second; 0 for one repetition."""
+        return statistics.stdev(self.rates) if len(self.seconds) > 1 else 0.0
+
+
+class BatchCache(Protocol):
+    """B sequences of equal length, and their cache."""
+
+    def append(self, token_ids: Ids) -> Logits:
+        """Append `[B, T]` tokens; the logits `[B, V]` of what follows."""
+        ...
+
+    def step(self, token_ids: Ids) -> Logits:
+        """Append `[B]` tokens; the logits `[B, V]` of what follows."""
+        ...
+
+
+class _PortableCache:
+    def __init__(self, graph: PortableGraph, batch_size: int) -> None:
+        self._graph, self._cache = graph, graph.empty_cache(batch_size)
+        self._length = 0
+
+    def append(self, token_ids: Ids) -> Logits:
+        batch, tokens = token_ids.shape
+        total = self._length + tokens
+        positions = np.arange(self._length, total)[None].repeat(batch, 0)
+        mask = np.ones((batch, total), np.int64)
+        logits, self._cache = self._graph.run(token_ids, mask, positions, self._cache)
+        self._length = total
+        last: Logits = logits[:, -1]
+        return last
+
+    def step(self, token_ids: Ids) -> Logits:
+        return self.append(token_ids[:, None])
+
+
+def batch_caches(bundle: Bundle, threads: int) -> Callable[[int], BatchCache]:
+    """What makes an empty cache of a number of sequences, over the bundle's fastest graphs."""
+    if "prefill" in bundle.roles:
+        graphs = StaticGraphs(
+            lambda: open_graph(bundle.graph("prefill"), threads=threads),
+            (lambda: open_graph(bundle.graph("decode"), threads=threads))
+            if "decode" in bundle.roles
+            else None,
+        )
+        return lambda batch_size: StaticCache(graphs, bundle.context_length, batch_size)
+    graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
+    return lambda batch_size: _PortableCache(graph, batch_size)
+
+
+def measure(bundle: Bundle, tests: list[Test], repetitions: int) -> Iterator[Result]:
+    """Run `tests`, each after a warm-up of its own, and yield each result as it is there.
+
+    Raises:
+        GenerationError: for a test that does not fit into the context.
+    """
+    for test in tests:
+        last = test.position + (test.prompt_tokens or test.new_tokens)
+        if last > bundle.context_length:
+            raise GenerationError(
+                f"{test.name} ends at token {last}, and the context is {bundle.context_length}."
+            )
+    for threads in sorted({test.threads for test in tests}):
+        make = batch_caches(bundle, threads)
+        for test in tests:
+            if test.threads == threads:
+                _run(make(test.batch_size), test)
+                seconds = [_run(make(test.batch_size), test) for _ in range(repetitions)]
+                yield Result(test, tuple(seconds))
+
+
+def _run(cache: BatchCache, test: Test) -> float:
+    if test.position:
+        cache.append(np.full((test.batch_size, test.position), _TOKEN))
+    if test.prompt_tokens:
+        prompt = np.full((test.batch_size, test.prompt_tokens), _TOKEN)
+        start = perf_counter()
+        cache.append(prompt)
+        return perf_counter() - start
+    tokens = np.full(test.batch_size, _TOKEN)
+    start = perf_counter()
+    for _ in range(test.new_tokens):
+        tokens = cache.step(tokens).argmax(axis=1)
+    return perf_counter() - start
