@@ -126,7 +126,7 @@ class AtomEdgeLM(TemplateLM):  # type: ignore[misc]
             past = cache[0].shape[2]
             positions = np.arange(past, past + len(feed))[None]
             mask = np.ones((1, past + len(feed)), np.int64)
-            logits, cache = self.model.graph.run(np.array([feed]), mask, positions, cache)
+            logits, cache = self.model.graph.run(np.array([feed]), mask, cache, positions)
             new.append(int(logits[0, -1].argmax()))
             if new[-1] == self.eot_token_id:
                 break

@@ -31,7 +31,7 @@ class Graph(Protocol):
         ...
 
     def run(
-        self, input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Cache
+        self, input_ids: Ids, attention_mask: Ids, cache: Cache, position_ids: Ids
     ) -> tuple[Logits, Cache]:
         """Logits `[B, T, V]` and the cache `[B, K, S, D]` after T new tokens."""
         ...
@@ -52,7 +52,7 @@ class TorchGraph:
 
     @torch.no_grad()
     def run(
-        self, input_ids: Ids, attention_mask: Ids, position_ids: Ids, cache: Cache
+        self, input_ids: Ids, attention_mask: Ids, cache: Cache, position_ids: Ids
     ) -> tuple[Logits, Cache]:
         """Run the model once; see `Graph`."""
         past = DynamicCache(config=self._model.config)

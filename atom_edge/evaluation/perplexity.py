@@ -67,7 +67,7 @@ def _predict(model: Model, window: Ids) -> Logits:
     """Logits of all but the last token, `[T - 1, V]`."""
     ids = window[None, :-1]
     positions = np.arange(ids.shape[1])[None]
-    logits, _ = model.graph.run(ids, np.ones_like(ids), positions, model.graph.empty_cache())
+    logits, _ = model.graph.run(ids, np.ones_like(ids), model.graph.empty_cache(), positions)
     return logits[0]
 
 

@@ -112,7 +112,7 @@ def _score_batch(graph: Graph, batch: list[_Question]) -> Iterator[tuple[int, Sc
     # What lies to the right of a row's tokens is never attended to by them.
     mask = np.concatenate([prefix_mask[owners], np.ones_like(ids)], axis=1)
     real = np.arange(width) * (targets >= 0)
-    logits, _ = graph.run(ids, mask, starts + real, [tensor[owners] for tensor in cache])
+    logits, _ = graph.run(ids, mask, [tensor[owners] for tensor in cache], starts + real)
     sums, greedy = _sum_log_probabilities(logits, targets)
     for row, (_, number, *_) in enumerate(rows):
         yield number, (float(sums[row]), bool(greedy[row]))
@@ -130,7 +130,7 @@ def _run_prefixes(graph: Graph, batch: list[_Question]) -> tuple[Cache, Ids]:
             mask[row, -len(question.prefix) :] = 1
     if width:
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        _, cache = graph.run(ids, mask, positions, cache)
+        _, cache = graph.run(ids, mask, cache, positions)
     return cache, mask
 
 
