@@ -10,7 +10,7 @@ import pytest
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError, GenerationError, MissingExtraError, ProviderError
-from atom_edge.runtimes import providers
+from atom_edge.runtimes import installation, providers
 from atom_edge.runtimes.providers import default_threads, open_graph, usable_cores
 
 
@@ -67,6 +67,7 @@ def test_without_onnxruntime_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(installation, "installed_flavours", dict)
     with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[cpu\]'"):
         open_graph(tmp_path / "model.onnx")
 

@@ -100,8 +100,8 @@ def test_commands(terminal: pexpect.spawn, tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(small_bundle: Path, state: Path) -> None:
     slowly = (
-        "import time; from atom_edge.runtimes.decoder import PortableDecoder as D; feed = D.feed\n"
-        "D.feed = lambda self, ids: (time.sleep(0.1), feed(self, ids))[1]\n"
+        "import time; from atom_edge.runtimes.text import TextStream as T; push = T.push\n"
+        "T.push = lambda self, token: (time.sleep(0.1), push(self, token))[1]\n"
     )
     terminal = start(small_bundle, state, "-n", "80", before=slowly, NO_COLOR="1")
     terminal.expect_exact(PROMPT)

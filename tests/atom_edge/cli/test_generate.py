@@ -128,8 +128,8 @@ def test_an_output_that_lacks_characters_is_no_error(small_bundle: Path) -> None
 
 def test_ctrl_c_exits_130_without_a_traceback(small_bundle: Path) -> None:
     slowly = (
-        "import time; from atom_edge.runtimes.decoder import PortableDecoder as D; feed = D.feed\n"
-        "D.feed = lambda self, ids: (time.sleep(0.2), feed(self, ids))[1]\n"
+        "import time; from atom_edge.runtimes.text import TextStream as T; push = T.push\n"
+        "T.push = lambda self, token: (time.sleep(0.2), push(self, token))[1]\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", slowly + MAIN[-1], "generate", "a", "--bundle", str(small_bundle)],
