@@ -1,0 +1,101 @@
+"""Emulated ARM boards with the package installed on them, from its wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("ATOM_EDGE_ARM", "~/.cache/atom-edge/arm")).expanduser()
+ROOT = FOLDER / "root"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the source without anything that was built before."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("atom_edge", "exporters", "runtimes"):
+        shutil.copytree(SOURCE / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(SOURCE / name, source)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        "wheels",
+        ".",
+    ]
+    subprocess.run(pip, cwd=source, check=True, timeout=300)
+    (built,) = (source / "wheels").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def package(wheel: Path) -> Iterator[Path]:
+    """The installed package, a folder within the emulated system."""
+    subprocess.run([SOURCE / ".ci" / "arm-setup"], check=True, timeout=600)
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix="package.") as folder:
+        zipfile.ZipFile(wheel).extractall(folder)
+        yield Path(folder)
+
+
+@dataclass(frozen=True)
+class Board:
+    """An emulated CPU that runs the installed package."""
+
+    cpu: str
+    package: Path
+
+    def command(self, *arguments: object) -> list[str]:
+        """The command line of its Python. /proc and /sys are empty: they are another machine's."""
+        python = ["/usr/bin/qemu-aarch64-static", "-cpu", self.cpu, "/usr/bin/python3"]
+        return ["chroot", str(ROOT), *python, *map(str, arguments)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its environment: nothing of ours but the terminal."""
+        return {
+            "PYTHONPATH": f"/{self.package.name}:/site",
+            "HOME": "/tmp",
+            "PATH": "/usr/sbin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "TERM": "xterm",
+            "NO_COLOR": "1",
+        }
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run its Python to the end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def evaluate(self, code: str) -> Any:
+        """Run code that prints one JSON value, and read it."""
+        result = self.run("-W", "error", "-c", code)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="session", params=["cortex-a72", "cortex-a76"])
+def board(request: pytest.FixtureRequest, package: Path) -> Board:
+    """A Raspberry Pi 4's CPU, and a Raspberry Pi 5's."""
+    return Board(request.param, package)
