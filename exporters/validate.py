@@ -230,14 +230,17 @@ def validate_graphs(
     """Validate every path through a bundle's graphs, its `files` by role.
 
     Returns:
-        the report of `model`, the portable graph, and of `static`, the graphs over a static cache,
-        where there are such.
+        the report of `model`, the portable graph; where there are graphs over a static cache, of
+        `static`; and where those are two, of `columns`, the one that CPUs without fast products of
+        int8 blocks use for everything.
     """
     threads = torch.get_num_threads()
     paths: dict[str, Graph] = {"model": PortableGraph(files["model"], threads)}
     if "prefill" in files:
         context = snapshot.config.max_position_embeddings
         paths["static"] = StaticPair(files["prefill"], files.get("decode"), context, threads)
+        if "decode" in files:
+            paths["columns"] = StaticPair(files["prefill"], None, context, threads)
     reference = Reference(snapshot.model)
     encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
 

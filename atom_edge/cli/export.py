@@ -138,8 +138,9 @@ def _print_table(result: ExportResult, speed: float) -> None:
 def validation_rows(validation: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of each figure of a validation, as tables show them."""
     rows = _rows(validation, "")
-    if "static" in validation:
-        rows += _rows(validation["static"], ", static cache")
+    for path, label in (("static", ", static cache"), ("columns", ", int8 columns")):
+        if path in validation:
+            rows += _rows(validation[path], label)
     return rows
 
 

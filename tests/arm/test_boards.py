@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
-from atom_edge.runtimes import cpu
 from atom_edge.runtimes.session import AtomSession
 
 if TYPE_CHECKING:
     from tests.arm.conftest import Board
 
-PROMPTS = ("The water cycle is", "Once upon a time")
+# The best token of every step leads by 0.14 or more. Products of int8 blocks differ by less between
+# CPUs, and by enough to decide a near tie.
+PROMPTS = ("The capital of France is", "Plants make their food")
 TOKENS = 64
 # All in one process: under emulation its start takes longer than its work.
 SCRIPT = f"""
@@ -60,7 +61,7 @@ def test_text_is_that_of_this_machine(board: Board, monkeypatch: pytest.MonkeyPa
     assert platform.machine() != machine == "aarch64"
     has_dot_product = board.cpu == "cortex-a76"
     assert features == (["dotprod"] if has_dot_product else [])
-    monkeypatch.setattr(cpu, "has_fast_blocks", lambda: has_dot_product)
+    monkeypatch.setattr("atom_edge.runtimes.session.has_fast_blocks", lambda: has_dot_product)
     session = AtomSession.from_pretrained()
     for prompt, reply, texts in zip(PROMPTS, replies, pieces, strict=True):
         expected = session.generate(prompt, max_new_tokens=TOKENS, temperature=0)

@@ -248,3 +248,23 @@ def test_threads_may_share_a_session(session: AtomSession) -> None:
     for worker in workers:
         worker.join()
     assert replies == expected
+
+
+@pytest.mark.parametrize(
+    ("fast_blocks", "opened"),
+    [(True, {"prefill.onnx", "decode.onnx"}), (False, {"prefill.onnx"})],
+)
+def test_a_cpu_without_int8_block_products_runs_the_columns_alone(
+    fast_blocks: bool, opened: set[str], small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+
+    def recording(graph: Path, **options: object) -> object:
+        graphs.append(graph.name)
+        return open_graph(graph, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("atom_edge.runtimes.session.open_graph", recording)
+    monkeypatch.setattr("atom_edge.runtimes.session.has_fast_blocks", lambda: fast_blocks)
+    session = AtomSession.from_pretrained(small_int8_bundle)
+    assert len(session.generate("The water", max_new_tokens=5, temperature=0).token_ids) == 5
+    assert set(graphs) == opened
