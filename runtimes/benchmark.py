@@ -97,15 +97,9 @@ class BatchCache(Protocol):
 class _PortableCache:
     def __init__(self, graph: PortableGraph, batch_size: int) -> None:
         self._graph, self._cache = graph, graph.empty_cache(batch_size)
-        self._length = 0
 
     def append(self, token_ids: Ids) -> Logits:
-        batch, tokens = token_ids.shape
-        total = self._length + tokens
-        positions = np.arange(self._length, total)[None].repeat(batch, 0)
-        mask = np.ones((batch, total), np.int64)
-        logits, self._cache = self._graph.run(token_ids, mask, positions, self._cache)
-        self._length = total
+        logits, self._cache = self._graph.run(token_ids, cache=self._cache)
         last: Logits = logits[:, -1]
         return last
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.rewriter import RewriteRule, RewriteRuleSet
+from onnxscript.rewriter import pattern
 
 MICROSOFT = "com.microsoft"
 
@@ -39,13 +37,22 @@ def is_last_axis(axes: ir.Value | None, of: ir.Value | None) -> bool:
     return axis == -1 or (rank is not None and axis == rank - 1)
 
 
-def apply_rules(rules: Iterable[RewriteRule], model: ir.Model) -> int:
-    """Apply `rules` until none matches; what nothing uses any more is removed.
+def apply_rule(rule: pattern.RewriteRuleClassBase, model: ir.Model) -> int:
+    """Apply `rule` until it matches nowhere; what nothing uses any more is removed.
 
     Returns:
-        how often a rule matched.
+        how often it matched.
     """
-    count = int(RewriteRuleSet(list(rules)).apply_to_model(model))
+    rewrite = pattern.RewriteRule(
+        rule.pattern,
+        rule.rewrite,
+        rule.check,
+        name=rule.name,
+        remove_nodes=rule.remove_nodes,
+        graph_pre_visitor=rule.setup,
+        graph_post_visitor=rule.cleanup,
+    )
+    count = int(pattern.RewriteRuleSet([rewrite]).apply_to_model(model))
     if count:
         remove_unused(model)
     return count
@@ -69,7 +76,6 @@ def add_initializer(model: ir.Model, name: str, contents: np.ndarray) -> ir.Valu
     if existing is not None:
         return existing
     tensor = ir.tensor(np.ascontiguousarray(contents), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-    value.const_value = tensor
+    value = ir.val(name, const_value=tensor)
     model.graph.register_initializer(value)
     return value

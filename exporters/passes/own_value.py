@@ -25,12 +25,12 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from atom_edge.exporters.passes.matching import apply_rules, is_last_axis, scalar, size
+from atom_edge.exporters.passes.matching import apply_rule, is_last_axis, scalar, size
 
 _LARGEST_EPSILON = 1e-12
 
 
-class _OwnValue(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _OwnValue(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, v: Any, power: Any, axes: Any, epsilon: Any, axis: Any) -> Any:
         squared = op.ReduceSum(op.Pow(v, power), axes, keepdims=1)
         inverse = op.Reciprocal(op.Sqrt(op.Clip(squared, epsilon)))
@@ -74,4 +74,4 @@ class _OwnValue(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def fuse_own_value(model: ir.Model) -> int:
     """Apply the pass in place; returns the number of fused directions."""
-    return apply_rules([_OwnValue.rule()], model)
+    return apply_rule(_OwnValue(), model)

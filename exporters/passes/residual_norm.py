@@ -16,10 +16,10 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from atom_edge.exporters.passes.matching import MICROSOFT, apply_rules
+from atom_edge.exporters.passes.matching import MICROSOFT, apply_rule
 
 
-class _ResidualNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _ResidualNorm(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, a: Any, b: Any, weight: Any) -> Any:
         total = op.Add(a, b)
         norm = op.SimplifiedLayerNormalization(
@@ -27,7 +27,7 @@ class _ResidualNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         )
         return norm, total
 
-    def check(
+    def check(  # type: ignore[override]
         self, context: Any, a: ir.Value, b: ir.Value, norm: ir.Value, **_: Any
     ) -> MatchResult:
         result = MatchResult()
@@ -59,4 +59,4 @@ class _ResidualNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def fuse_residual_norm(model: ir.Model) -> int:
     """Apply the pass in place, after `fuse_rms_norm`; returns the number of fused pairs."""
-    return apply_rules([_ResidualNorm.rule()], model)
+    return apply_rule(_ResidualNorm(), model)

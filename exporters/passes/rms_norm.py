@@ -19,10 +19,10 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from atom_edge.exporters.passes.matching import apply_rules, is_last_axis, scalar
+from atom_edge.exporters.passes.matching import apply_rule, is_last_axis, scalar
 
 
-class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _RmsNorm(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, x: Any, power: Any, axes: Any, epsilon: Any, weight: Any) -> Any:
         mean = op.ReduceMean(op.Pow(x, power), axes, keepdims=1)
         normal = op.Mul(x, op.Reciprocal(op.Sqrt(op.Add(mean, epsilon))))
@@ -54,4 +54,4 @@ class _RmsNorm(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def fuse_rms_norm(model: ir.Model) -> int:
     """Apply the pass in place; returns the number of fused norms."""
-    return apply_rules([_RmsNorm.rule()], model)
+    return apply_rule(_RmsNorm(), model)

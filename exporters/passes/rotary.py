@@ -29,14 +29,14 @@ from onnxscript.rewriter import MatchResult, pattern
 from atom_edge.exporters.passes.matching import (
     MICROSOFT,
     add_initializer,
-    apply_rules,
+    apply_rule,
     array,
     remove_unused,
     size,
 )
 
 
-class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _Rotary(pattern.RewriteRuleClassBase):
     def __init__(self) -> None:
         # The rows of the tables are shared by all layers: what falls out of use goes at the end.
         super().__init__(remove_nodes=False)
@@ -51,7 +51,7 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         turned = op.Sub(op.Mul(first, c), op.Mul(second, s))
         return op.Concat(turned, op.Add(op.Mul(second, c), op.Mul(first, s)), axis=-1)
 
-    def check(
+    def check(  # type: ignore[override]
         self, context: Any, cos: ir.Value, sin: ir.Value, positions: ir.Value, **matched: Any
     ) -> MatchResult:
         result = MatchResult()
@@ -99,7 +99,7 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def fuse_rotary(model: ir.Model) -> int:
     """Apply the pass in place; returns the number of fused rotations."""
-    fused = apply_rules([_Rotary.rule()], model)
+    fused = apply_rule(_Rotary(), model)
     for split in [node for node in model.graph if node.op_type == "Split"]:
         if _turns_first_two_parts(split):
             _merge(model, split)

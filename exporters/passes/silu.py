@@ -12,10 +12,10 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from atom_edge.exporters.passes.matching import MICROSOFT, apply_rules
+from atom_edge.exporters.passes.matching import MICROSOFT, apply_rule
 
 
-class _Silu(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _Silu(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, x: Any) -> Any:
         return op.Mul(x, op.Sigmoid(x))
 
@@ -25,4 +25,4 @@ class _Silu(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def fuse_silu(model: ir.Model) -> int:
     """Apply the pass in place; returns the number of fused activations."""
-    return apply_rules([_Silu.rule()], model)
+    return apply_rule(_Silu(), model)

@@ -41,7 +41,7 @@ from onnxscript.rewriter import MatchResult, pattern
 
 from atom_edge.exporters.passes.matching import (
     add_initializer,
-    apply_rules,
+    apply_rule,
     remove_unused,
     scalar,
     size,
@@ -51,7 +51,7 @@ OPSET = 24
 _CACHE_AXIS = 2
 
 
-class _StaticAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _StaticAttention(pattern.RewriteRuleClassBase):
     def __init__(self, places: _Places) -> None:
         super().__init__(remove_nodes=False)
         self.places = places
@@ -82,7 +82,7 @@ class _StaticAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         output = op.Transpose(op.Reshape(mixed, by_head), perm=[0, 2, 1, 3])
         return output, present_key, present_value
 
-    def check(
+    def check(  # type: ignore[override]
         self, context: Any, axis: ir.Value, scale: ir.Value, mask: ir.Value, **matched: ir.Value
     ) -> MatchResult:
         result = MatchResult()
@@ -110,7 +110,7 @@ class _StaticAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         **matched: ir.Value,
     ) -> Any:
         places = self.places
-        _, kv_heads, groups, _, width = matched["queries"].shape  # type: ignore[misc]
+        kv_heads, groups, width = (size(matched["queries"], axis) or 0 for axis in (1, 2, 4))
         keys = op.TensorScatter(past_key, key, places.past_length, axis=_CACHE_AXIS)
         values = op.TensorScatter(past_value, value, places.past_length, axis=_CACHE_AXIS)
 
@@ -231,7 +231,7 @@ def _convert(model: ir.Model, groups: int, *, one_token: bool) -> int:
     for value in graph.inputs:
         if value.name == "position_ids":
             ir.convenience.replace_all_uses_with(value, places.positions)
-    layers = apply_rules([_StaticAttention.rule(places)], model)
+    layers = apply_rule(_StaticAttention(places), model)
     remove_unused(model)
     for value in list(graph.inputs):
         if value.name in ("attention_mask", "position_ids") and not value.uses():
