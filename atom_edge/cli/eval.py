@@ -41,6 +41,7 @@ def eval_command(
     """Score a bundle or a snapshot on benchmarks."""
     import dataclasses
     import json
+    import math
     import time
 
     from atom_edge.cli.extras import needs_extra
@@ -62,6 +63,9 @@ def eval_command(
     )
     if as_json:
         found = [dataclasses.asdict(result) for result in results]
+        for figures in found:  # JSON has no NaN, which stands for none
+            if math.isnan(figures["standard_error"]):
+                figures["standard_error"] = None
         typer.echo(json.dumps({"target": target, "model": model.name, "results": found}, indent=2))
     else:
         typer.echo(f"{'task':<32} {'metric':<28} {'value':>9} {'s.e.':>8} {'count':>7}")

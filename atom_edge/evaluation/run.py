@@ -61,7 +61,9 @@ def evaluate(
 
 def _text(file: Path | None) -> str:
     if file is not None:
-        return file.read_text(encoding="utf-8")
+        from atom_edge.evaluation.tasks import read_text
+
+        return read_text(file)
     from atom_edge.exporters.validate import heldout_text
 
     return heldout_text()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import datasets
+import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -35,6 +36,8 @@ _SPLITS = {
     "blimp": ("blimp_67", "train"),
 }
 LOCAL_TASKS = tuple(_SPLITS)
+# Where the harness keeps the definitions of a task, where the folder has another name.
+_FOLDERS = {"arc_easy": "arc", "arc_challenge": "arc", "boolq": "super_glue/boolq"}
 
 
 def load_tasks(names: list[str], data: Path | None, split: str | None = None) -> dict[str, Any]:
@@ -51,28 +54,44 @@ def load_tasks(names: list[str], data: Path | None, split: str | None = None) ->
     Raises:
         EvaluationError: for a task or file that does not exist.
     """
-    manager = TaskManager()
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        raise EvaluationError(f"The harness has no task {', '.join(unknown)}.")
+    datasets.disable_progress_bars()
     if data is None:
-        return dict(manager.load(names))
+        return _load_from_hub(names)
+    if unknown := [name for name in names if name not in _SPLITS]:
+        raise EvaluationError(
+            f"There is no task {', '.join(unknown)} for --data: it cannot be read from local "
+            f"files. These can: {', '.join(LOCAL_TASKS)}. Without --data any task of the harness "
+            "is read from the hub."
+        )
+    # The definitions of these tasks only: to read all of the harness's takes seconds.
+    folders = {Path(lm_eval.tasks.__file__).parent / _FOLDERS.get(name, name) for name in names}
+    manager = TaskManager(include_defaults=False, include_path=sorted(folders))
     specs: list[Any] = []
     for name in names:
-        if name not in _SPLITS:
-            raise EvaluationError(
-                f"Task {name!r} cannot be read from local files; these can: "
-                f"{', '.join(LOCAL_TASKS)}. Without --data it is read from the hub."
-            )
-        rows = list(read_rows(_find(data, name, split)))
-        specs += (
-            _blimp_specs(manager, rows) if name == "blimp" else [_spec(manager, name, name, rows)]
-        )
+        path = _find(data, name, split)
+        rows = _converted(path, name)
+        if name == "blimp":
+            specs += _blimp_specs(manager, path, rows)
+        else:
+            specs.append(_spec(manager, name, rows))
     return dict(manager.load(specs))
 
 
-def _spec(manager: TaskManager, task: str, converted_as: str, rows: list[Row]) -> Row:
-    convert = _CONVERT.get(converted_as, dict)
-    table = datasets.Dataset.from_list([convert(row) for row in rows])
+def _load_from_hub(names: list[str]) -> dict[str, Any]:
+    manager = TaskManager()
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise EvaluationError(f"The harness has no task {', '.join(unknown)}.")
+    try:
+        return dict(manager.load(names))
+    except OSError as error:  # all that a hub or a network can fail with
+        raise EvaluationError(
+            f"The data of {', '.join(names)} cannot be fetched from the hub: {error} "
+            "Check the network, or give local files with --data."
+        ) from error
+
+
+def _spec(manager: TaskManager, task: str, rows: list[Row]) -> Row:
+    table = datasets.Dataset.from_list(rows)
     definition = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
     # Done once here; the harness would do it again at every look at its rows.
     if prepare := definition.pop("process_docs", None):
@@ -85,11 +104,13 @@ def _splits(table: datasets.Dataset, **_: Any) -> dict[str, datasets.Dataset]:
     return dict.fromkeys(("train", "validation", "test"), table)
 
 
-def _blimp_specs(manager: TaskManager, rows: list[Row]) -> list[Row]:
+def _blimp_specs(manager: TaskManager, path: Path, rows: list[Row]) -> list[Row]:
     by_phenomenon: dict[str, list[Row]] = {}
     for row in rows:
-        by_phenomenon.setdefault(row["UID"], []).append(row)
-    return [_spec(manager, f"blimp_{uid}", "blimp", some) for uid, some in by_phenomenon.items()]
+        by_phenomenon.setdefault(f"blimp_{row['UID']}", []).append(row)
+    if unknown := by_phenomenon.keys() - manager.task_index.keys():
+        raise EvaluationError(f"{path} holds rows of {sorted(unknown)}, no part of BLiMP.")
+    return [_spec(manager, part, some) for part, some in by_phenomenon.items()]
 
 
 def _find(data: Path, task: str, split: str | None) -> Path:
@@ -122,14 +143,46 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield row
 
 
+def _converted(path: Path, task: str) -> list[Row]:
+    """The rows of a file with the columns that the harness's definition of `task` reads."""
+    rows = []
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            rows.append(_CONVERT[task](row))
+        except (LookupError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"{path}, line {number}: no row of {task}: {type(error).__name__} {error}."
+            ) from error
+    if not rows:
+        raise EvaluationError(f"{path} holds no rows.")
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, which may be compressed.
+
+    Raises:
+        EvaluationError: if it cannot be read as UTF-8.
+    """
+    try:
+        with _open_text(path) as file:
+            return file.read()
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        raise EvaluationError(f"{path} cannot be read as text: {error}.") from error
+
+
 def _open_text(path: Path) -> IO[str]:
     openers: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open}
     return openers.get(path.suffix, open)(path, "rt", encoding="utf-8")
 
 
+def _columns(*names: str) -> Callable[[Row], Row]:
+    return lambda row: {name: row[name] for name in names}
+
+
 def _arc(row: Row) -> Row:
     if isinstance(row["choices"], dict):
-        return row
+        return {name: row[name] for name in ("question", "choices", "answerKey")}
     labels = [chr(ord("A") + number) for number in range(len(row["choices"]))]
     return {
         "question": row["question"],
@@ -151,6 +204,13 @@ def _hellaswag(row: Row) -> Row:
 _CONVERT: dict[str, Callable[[Row], Row]] = {
     "arc_easy": _arc,
     "arc_challenge": _arc,
+    "blimp": _columns("sentence_good", "sentence_bad", "UID"),
     "boolq": _boolq,
+    "commonsense_qa": _columns("question", "choices", "answerKey"),
     "hellaswag": _hellaswag,
+    "openbookqa": _columns("question_stem", "choices", "answerKey"),
+    "piqa": _columns("goal", "sol1", "sol2", "label"),
+    "sciq": _columns(
+        "question", "distractor1", "distractor2", "distractor3", "correct_answer", "support"
+    ),
 }
