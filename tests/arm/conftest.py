@@ -48,7 +48,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def package(wheel: Path) -> Iterator[Path]:
     """The installed package, a folder within the emulated system."""
-    subprocess.run([SOURCE / ".ci" / "arm-setup"], check=True, timeout=600)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    setup = SOURCE / ".ci" / "arm-setup"
+    subprocess.run([setup], env={**os.environ, "PATH": path}, check=True, timeout=600)
     with tempfile.TemporaryDirectory(dir=ROOT, prefix="package.") as folder:
         zipfile.ZipFile(wheel).extractall(folder)
         yield Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -138,14 +139,16 @@ def test_the_tokenizer_of_onnxruntime_genai_agrees(small_bundle: Path) -> None:
 @pytest.fixture(scope="module")
 def node_modules() -> Path:
     """tests/foreign with transformers.js installed; kept, since that takes a minute."""
-    if not (NODE_FOLDER / "node_modules" / "@huggingface" / "transformers").is_dir():
-        subprocess.run(
-            ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=NODE_FOLDER,
-            env={**os.environ, "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"},
-            check=True,
-            timeout=400,
-        )
+    with (NODE_FOLDER / "node_modules.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if not (NODE_FOLDER / "node_modules" / "@huggingface" / "transformers").is_dir():
+            subprocess.run(
+                ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=NODE_FOLDER,
+                env={**os.environ, "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"},
+                check=True,
+                timeout=400,
+            )
     return NODE_FOLDER
 
 
