@@ -1,0 +1,187 @@
+"""The results as a page: `results.md`, with a chart, and `results.json`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+from peers import OURS
+
+from atom_edge.chart import Bar, bar_chart
+
+
+def write(results: dict[str, Any], out: Path) -> None:
+    """Write the page, its chart and the numbers into the folder `out`."""
+    results["machine"] = machine()
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    rates = {name: peer["threads_1"]["decode_tps"] for name, peer in results["peers"].items()}
+    bars = [
+        Bar(name, rate, highlighted=name == OURS)
+        for name, rate in sorted(rates.items(), key=lambda item: -item[1])
+    ]
+    (out / "decode.svg").write_text(bar_chart("Decode, batch 1, 1 thread", "tokens a second", bars))
+    (out / "results.md").write_text(page(results))
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    kernels = {"avx2", "avx_vnni", "avx512_vnni"} & set(flags[1].split() if flags else ())
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": f"{model[1] if model else platform.processor()} ({', '.join(sorted(kernels))})",
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    """The whole page in Markdown."""
+    here = results["machine"]
+    peers, ours = results["peers"], results["peers"][OURS]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"{here['date']}, {here['cpu']}, {here['cores']} cores, Python {here['python']}, "
+        f"onnxruntime {here['onnxruntime']}. `python benchmarks/run.py` makes this page.",
+        "",
+        "Every figure is the median of interleaved rounds "
+        f"({results['rounds']} of them); ratios are medians of the ratios within a round, "
+        "ours over the peer's. The peers run a plain Llama of the same shape, since none can "
+        "express XSA; ours runs the reference model with it, through `AtomSession`.",
+        "",
+        "![Decode](decode.svg)",
+        "",
+    ]
+    for threads in (1, 2):
+        lines += _race(peers, f"threads_{threads}", f"{threads} thread{'s' * (threads > 1)}")
+    lines += [
+        "## Cold start",
+        "",
+        "A Python process that imports, loads and makes one token.",
+        "",
+        "| | seconds |",
+        "|---|---:|",
+        *(f"| {name} | {peer['cold_start_s']:.2f} |" for name, peer in peers.items()),
+        f"| `atom-edge generate -n 1` | {results['command_start_s']:.2f} |",
+        "",
+        "## Batches",
+        "",
+        "Decode on 1 thread, tokens a second of all sequences together.",
+        "",
+        "| batch | tokens/s | over batch 1 |",
+        "|---:|---:|---:|",
+        *(
+            f"| {size} | {rate:,.0f} | {rate / results['batch']['1']:.2f} |"
+            for size, rate in results["batch"].items()
+        ),
+        "",
+        "## What Python adds",
+        "",
+        "| | microseconds a token | over the bare graph |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | {time:.1f} | {time / results['overhead']['bare'] - 1:+.1%} |"
+            for name, time in results["overhead"].items()
+        ),
+        "",
+        *_soak(results["soak"]),
+        *_quality(results["quality"]),
+        "## Targets",
+        "",
+        "| what | target | measured |",
+        "|---|---|---|",
+        *(f"| {what} | {target} | {value} |" for what, target, value in _targets(results, ours)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _race(peers: dict[str, Any], key: str, title: str) -> list[str]:
+    rows = []
+    for name, peer in peers.items():
+        f = peer[key]
+        rows.append(
+            f"| {name} | {f['decode_tps']:,.0f} | {f['decode_ratio']:.2f} | {f['first_ms']:.1f} "
+            f"| {f['first_ratio']:.2f} | {f['peak_mb']:.0f} |"
+        )
+    return [
+        f"## Decode and time to first token, {title}",
+        "",
+        "64-token prompt and 128 tokens, greedy; first token of a 256-token prompt.",
+        "",
+        "| | decode, tokens/s | ours / peer | first token, ms | ours / peer | peak MB |",
+        "|---|---:|---:|---:|---:|---:|",
+        *rows,
+        "",
+    ]
+
+
+def _soak(soak: dict[str, float]) -> list[str]:
+    return [
+        "## Soak",
+        "",
+        f"One chat of {soak['tokens']:,.0f} sampled tokens: {soak['tps_first_fifth']:,.0f} "
+        f"tokens/s in its first fifth and {soak['tps_last_fifth']:,.0f} in its last; "
+        f"{soak['mb_after_first_fifth']:.1f} MB after the first fifth, {soak['mb_at_end']:.1f} MB "
+        f"at the end, {soak['peak_mb']:.1f} MB at most.",
+        "",
+    ]
+
+
+def _quality(validation: dict[str, Any]) -> list[str]:
+    paths = {"portable graph": validation, "static cache": validation.get("static")}
+    rows = [
+        f"| {path}, {part} | {figures[part]['perplexity_ratio']['value']:.4f} "
+        f"| {figures[part]['mean_kl']['value']:.5f} "
+        f"| {figures[part]['same_top_token']['value']:.3f} |"
+        for path, figures in paths.items()
+        if figures
+        for part in ("prefill", "decode")
+    ]
+    return [
+        "## Quality of int8",
+        "",
+        "Against the float32 PyTorch model, as the export measured it on held-out text.",
+        "",
+        "| | perplexity ratio | mean KL | same top token |",
+        "|---|---:|---:|---:|",
+        *rows,
+        "",
+    ]
+
+
+def _targets(results: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, str, str]]:
+    peers = {name: peer for name, peer in results["peers"].items() if name != OURS}
+    one, two = "threads_1", "threads_2"
+    fast = ("onnxruntime-genai int8", "llama.cpp Q8_0", "llama.cpp Q4_0")
+    ratios = ", ".join(f"{peers[name][one]['decode_ratio']:.2f} x {name}" for name in fast)
+    slow = peers["transformers fp32"][one]["decode_ratio"]
+    worst_two = min(peer[two]["decode_ratio"] for peer in peers.values())
+    first = max(peer[one]["first_ratio"] for peer in peers.values())
+    bare = results["overhead"]["bare"]
+    added = [
+        f"{results['overhead'][kind] / bare - 1:+.1%} {kind}" for kind in ("greedy", "sampled")
+    ]
+    batch = results["batch"]
+    return [
+        ("decode, 1 thread", "1.1 x genai int8, llama.cpp Q8_0, Q4_0", ratios),
+        ("decode, 1 thread", "12 x transformers", f"{slow:.1f} x"),
+        ("decode, 2 threads", "the fastest peer", f"{worst_two:.2f} x"),
+        ("time to first token, 1 thread", "0.75 x the fastest peer", f"{first:.2f} x"),
+        ("cold start", "0.25 s", f"{ours['cold_start_s']:.2f} s"),
+        ("`atom-edge generate -n 1`", "0.4 s", f"{results['command_start_s']:.2f} s"),
+        ("peak memory of a chat", "75 MB", f"{results['soak']['peak_mb']:.0f} MB"),
+        ("batch of 8 over batch of 1", "1.8 x", f"{batch['8'] / batch['1']:.2f} x"),
+        ("Python over the bare graph", "5 %", ", ".join(added)),
+    ]
