@@ -19,6 +19,7 @@ from atom_edge.chart import Bar, bar_chart
 def write(results: dict[str, Any], out: Path) -> None:
     """Write the page, its chart and the numbers into the folder `out`."""
     results["machine"] = machine()
+    out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     rates = {name: peer["threads_1"]["decode_tps"] for name, peer in results["peers"].items()}
     bars = [

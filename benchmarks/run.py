@@ -7,7 +7,6 @@ and writes benchmarks/results.md, results.json and decode.svg. `--quick` is a re
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -56,7 +55,7 @@ def main() -> None:
     results["soak"] = soak(bundle, arguments.soak_tokens)
     results["quality"] = quality(bundle)
     write(results, arguments.out)
-    note(f"wrote {arguments.out / 'results.md'}")
+    print((arguments.out / "results.md").read_text())
 
 
 def race(work: Path, bundle: Path, threads: int, rounds: int) -> dict[str, dict[str, Any]]:
@@ -112,4 +111,3 @@ def note(text: str) -> None:
 
 if __name__ == "__main__":
     main()
-    print((HERE / "results.md").read_text() if (HERE / "results.md").exists() else json.dumps({}))
