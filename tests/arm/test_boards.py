@@ -16,9 +16,9 @@ from atom_edge.runtimes.session import AtomSession
 if TYPE_CHECKING:
     from tests.arm.conftest import Board
 
-# The best token of every step leads by 0.14 or more. Products of int8 blocks differ by less between
-# CPUs, and by enough to decide a near tie.
-PROMPTS = ("The capital of France is", "Plants make their food")
+# The reference model is sure of these: at every step the best token leads by 0.24 or more. Kernels
+# round differently on each CPU, which moves int8 logits by less, and enough to decide a near tie.
+PROMPTS = ("The capital of France is", "A computer is")
 TOKENS = 64
 # All in one process: under emulation its start takes longer than its work.
 SCRIPT = f"""
