@@ -1,8 +1,8 @@
 """EleutherAI's lm-evaluation-harness over bundles and snapshots.
 
-`atom-edge eval` runs it; so does the harness's own command once this package is installed:
+`atom-edge eval` runs it; so does the harness's own command line, with this model registered:
 
-    lm_eval --model atom-edge --model_args bundle=DIR --tasks arc_easy
+    python -m atom_edge.evaluation --model atom-edge --model_args bundle=DIR --tasks arc_easy
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atom_edge.evaluation.scoring import score
 _MOST_NEW_TOKENS = 128
 
 
-class AtomEdgeLM(TemplateLM):  # type: ignore[misc]
+class AtomEdgeLM(TemplateLM):
     """A harness model whose log-likelihoods come from `score`."""
 
     def __init__(
@@ -144,6 +144,3 @@ def register() -> None:
 
     if "atom-edge" not in model_registry:
         model_registry.register("atom-edge", target="atom_edge.evaluation.harness:AtomEdgeLM")
-
-
-register()

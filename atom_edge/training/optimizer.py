@@ -69,16 +69,18 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
         updates = orthogonalize(torch.stack(ahead)).float().unbind()
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        weights: list[torch.Tensor] = list(parameters)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-        torch._foreach_add_(parameters, updates, alpha=-rate)
+        torch._foreach_add_(weights, updates, alpha=-rate)
 
 
 def make_optimizers(
     model: nn.Module, settings: Optimizer
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon over the layers' matrices; AdamW (fused on a GPU) over embeddings and norms."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         plain = parameter.ndim != 2 or id(parameter) in embeddings or "lm_head" in name
