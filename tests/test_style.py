@@ -53,8 +53,5 @@ def test_types(tmp_path: Path) -> None:
 )
 def test_the_runtime_is_light(module: str) -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'optimum', 'onnxscript'}"
-    run(
-        sys.executable,
-        "-c",
-        f"import sys, {module}; found = {heavy} & sys.modules.keys(); sys.exit(', '.join(found) or 0)",
-    )
+    code = f"import sys, {module}; sys.exit(', '.join({heavy} & sys.modules.keys()) or 0)"
+    run(sys.executable, "-c", code)
