@@ -73,12 +73,16 @@ def chat(
 
 
 def _greeting(conversation: Conversation) -> str:
-    path = conversation.session.bundle.path
+    import textwrap
+
+    bundle = conversation.session.bundle
+    name = bundle.manifest.get("source", {}).get("repo") or bundle.path.name
     if conversation.is_chat:
-        return f"{path.name}: a chat model. /help lists the commands."
-    return (
-        f"{path.name}: a base model. It does not answer, it continues your text; an empty\n"
-        "line lets it write on. /reset begins a new text, /help lists the commands."
+        return f"{name}: a chat model. /help lists the commands."
+    return textwrap.fill(
+        f"{name}: a base model. It does not answer, it continues your text; an empty line lets it "
+        "write on. /reset begins a new text, /help lists the commands.",
+        width=78,
     )
 
 
