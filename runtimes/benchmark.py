@@ -110,12 +110,7 @@ class _PortableCache:
 def batch_caches(bundle: Bundle, threads: int) -> Callable[[int], BatchCache]:
     """What makes an empty cache of a number of sequences, over the bundle's fastest graphs."""
     if "prefill" in bundle.roles:
-        graphs = StaticGraphs(
-            lambda: open_graph(bundle.graph("prefill"), threads=threads),
-            (lambda: open_graph(bundle.graph("decode"), threads=threads))
-            if "decode" in bundle.roles
-            else None,
-        )
+        graphs = StaticGraphs.of(bundle, threads)
         return lambda batch_size: StaticCache(graphs, bundle.context_length, batch_size)
     graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
     return lambda batch_size: _PortableCache(graph, batch_size)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.reference import bundle_path
-from atom_edge.runtimes.cpu import has_fast_blocks
 from atom_edge.runtimes.decoder import Decoder, PortableDecoder, PortableGraph
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions, Options
@@ -19,9 +18,6 @@ from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.static_cache import StaticDecoder, StaticGraphs
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 
 class AtomSession:
@@ -121,14 +117,8 @@ def _decoders(
     bundle: Bundle, provider: Provider, threads: int | None
 ) -> tuple[Callable[[], Decoder], int]:
     """What makes a decoder over the graphs that are fastest on `provider`, and their vocabulary."""
-
-    def opener(role: str) -> Callable[[], InferenceSession]:
-        return partial(open_graph, bundle.graph(role), provider=provider, threads=threads)
-
     if provider == "cpu" and "prefill" in bundle.roles:
-        # Where products of blocks are slow, the graph for many tokens is the faster one for one.
-        decode = opener("decode") if "decode" in bundle.roles and has_fast_blocks() else None
-        graphs = StaticGraphs(opener("prefill"), decode)
+        graphs = StaticGraphs.of(bundle, threads)
         return partial(StaticDecoder, graphs, bundle.context_length), graphs.vocab_size
-    graph = PortableGraph(opener("model")())
+    graph = PortableGraph(open_graph(bundle.graph(), provider=provider, threads=threads))
     return partial(PortableDecoder, graph, bundle.context_length), graph.vocab_size

@@ -14,13 +14,16 @@ padded on the right: what a padding token writes, the next real one overwrites.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError, GenerationError
+from atom_edge.runtimes.cpu import has_fast_blocks
+from atom_edge.runtimes.providers import open_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +36,8 @@ Ids = NDArray[np.int64]
 # Attention costs what the graph sees of the cache, so that it sees only as many rows as are in
 # use, rounded up: a new shape for every token would cost more in binding than it saves.
 ROWS = 64
+# Bytes of a graph whose products of one token are too short to share.
+_SMALL = 16 * 2**20
 
 
 class StaticGraphs:
@@ -57,6 +62,23 @@ class StaticGraphs:
             )
         _, self.kv_heads, _, self.head_size = inputs[self.cache_names[0]].shape
         self.vocab_size: int = self.prefill.get_outputs()[0].shape[-1]
+
+    @classmethod
+    def of(cls, bundle: Bundle, threads: int | None = None) -> StaticGraphs:
+        """The fast pair of a bundle that has one, on the CPU.
+
+        Args:
+            bundle: with a graph for the role "prefill".
+            threads: of one run of `prefill`. `decode` of a small model runs on one: to wake a
+                second takes longer than its share of a product would.
+        """
+        prefill = partial(open_graph, bundle.graph("prefill"), threads=threads)
+        if "decode" not in bundle.roles or not has_fast_blocks():
+            # Where products of blocks are slow, the graph for many tokens is faster for one.
+            return cls(prefill, None)
+        decode = bundle.graph("decode")
+        small = decode.stat().st_size < _SMALL
+        return cls(prefill, partial(open_graph, decode, threads=1 if small else threads))
 
     @cached_property
     def prefill(self) -> onnxruntime.InferenceSession:
@@ -89,6 +111,21 @@ class StaticCache:
         self._last_places = np.arange(batch_size)
         self._logits = np.zeros((batch_size, graphs.vocab_size), np.float32)
         self._step: Callable[[], None] | None = None
+        # Plain cells of the first sequence: an array's arithmetic takes microseconds a token.
+        self._first_length = memoryview(self.lengths.data)
+        self._first_token = memoryview(self._one_token.reshape(-1).data)
+        self._first_logits: Logits = self._logits[0]
+
+    def step_first(self, token_id: int) -> Logits:
+        """`step` of the only sequence: logits float32 `[V]`; the next call overwrites them."""
+        length: int = self._first_length[0]
+        if length >= self._rows or self._step is None:
+            self._make_room(length + 1)
+            self._step = self._bind_step()
+        self._first_token[0] = token_id
+        self._step()
+        self._first_length[0] = length + 1
+        return self._first_logits
 
     def step(self, token_ids: Ids) -> Logits:
         """Append one token to each sequence.
@@ -99,7 +136,7 @@ class StaticCache:
         Returns:
             logits float32 `[B, V]` of what follows; the next call overwrites them.
         """
-        longest = int(self.lengths.max()) if self._batch_size > 1 else int(self.lengths[0])
+        longest = int(self.lengths.max())
         if longest >= self._rows or self._step is None:
             self._make_room(longest + 1)
             self._step = self._bind_step()
@@ -237,12 +274,11 @@ class StaticDecoder:
                 f"{self._context_length}."
             )
         if count == 1:
-            logits = self._cache.step(token_ids[0])  # type: ignore[arg-type]
+            logits = self._cache.step_first(token_ids[0])
         else:
-            logits = self._cache.append(np.array([token_ids], np.int64))
+            logits = self._cache.append(np.array([token_ids], np.int64))[0]
         self.token_ids += token_ids
-        last: Logits = logits[0]
-        return last
+        return logits
 
     def crop(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
