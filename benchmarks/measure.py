@@ -70,7 +70,7 @@ def _timed(line: list[str]) -> float:
     start = perf_counter()
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
-        raise SystemExit(f"{line} failed:\n{done.stderr}")
+        raise SystemExit(f"{line} exited {done.returncode}:\n{done.stderr}")
     return perf_counter() - start
 
 
