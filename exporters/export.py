@@ -80,13 +80,12 @@ def export(
         progress("trace")
         traced = trace(snapshot.model)
         progress("fuse")
-        fused = fuse(traced)
         int8 = quantization == "int8"
         if int8:
             progress("quantize")
         # In float32 the portable graph stays within standard ONNX, for runtimes of any make.
-        graphs = {"model": quantize(tidy(fused.clone())) if int8 else traced}
-        graphs |= static_graphs(fused, int8=int8)
+        graphs = {"model": quantize(tidy(fuse(traced))) if int8 else traced}
+        graphs |= static_graphs(traced, int8=int8)
         files = {role: f"onnx/{role}.onnx" for role in graphs}
         files["model"] = GRAPH_FILES[quantization]
         for role, graph in graphs.items():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from atom_edge.exporters.passes import for_static_cache
+from atom_edge.exporters.passes import for_decode, for_prefill
 from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.quantize_dynamic import quantize_dynamic
 from atom_edge.runtimes.decoder import Cache
@@ -19,24 +19,26 @@ from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
 DECODE_BLOCK = 64
 
 
-def static_graphs(fused: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
+def static_graphs(traced: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
     """The graphs of roles `prefill` and `decode`; none where the passes decline.
 
     In float32 one graph serves both. In int8 the products of one token and of many want different
     kernels, and so different weights.
 
     Args:
-        fused: what `passes.fuse` returned.
+        traced: what `trace` returned.
         int8: quantize them.
     """
-    prefill = for_static_cache(fused, one_token=False)
+    prefill = for_prefill(traced)
     if prefill is None:
         return {}
     if not int8:
         return {"prefill": prefill}
-    decode = for_static_cache(fused, one_token=True)
-    assert decode is not None
-    return {"prefill": quantize_dynamic(prefill), "decode": quantize(decode, DECODE_BLOCK)}
+    graphs = {"prefill": quantize_dynamic(prefill)}
+    decode = for_decode(traced)
+    if decode is not None:
+        graphs["decode"] = quantize(decode, DECODE_BLOCK)
+    return graphs
 
 
 class StaticPair:

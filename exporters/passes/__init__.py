@@ -4,24 +4,32 @@ A pass is a function that changes a graph in place and returns how often it foun
 for; its docstring says what that is, and when it declines. A graph that a pass declines still
 computes the same.
 
-    traced --fuse--> portable, fused --for_static_cache--> decode (one token), prefill (any)
+    traced --fuse--> portable
+    traced --for_prefill--> any number of new tokens over a static cache
+    traced --for_decode---> one new token of one sequence over a static cache
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
-from atom_edge.exporters.passes.matching import remove_unused, use_microsoft
+from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
+from atom_edge.exporters.passes.matching import MICROSOFT, remove_unused, use_microsoft
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
+from atom_edge.exporters.passes.projection import project_off_own_value
 from atom_edge.exporters.passes.residual_norm import fuse_residual_norm
 from atom_edge.exporters.passes.rms_norm import fuse_rms_norm
 from atom_edge.exporters.passes.rotary import fuse_rotary
 from atom_edge.exporters.passes.silu import fuse_silu
 from atom_edge.exporters.passes.static_cache import use_static_cache
+
+Pass = Callable[[ir.Model], int]
 
 # In this order: what a pass makes, a later one may look for.
 FUSIONS = (
@@ -32,30 +40,40 @@ FUSIONS = (
     fuse_silu,
     fuse_own_value,
 )
+# Fewer nodes are what a single token gains by. With many rows the arithmetic counts, and the
+# fused residual norm and the Split of a packed product are slower than what they replace.
+FUSIONS_OF_MANY_ROWS = (fuse_rms_norm, fuse_rotary, fuse_silu, fuse_own_value)
 
 
-def fuse(traced: ir.Model) -> ir.Model:
+def fuse(traced: ir.Model, fusions: Sequence[Pass] = FUSIONS) -> ir.Model:
     """A copy of a traced graph with its operators fused; inputs and outputs are the same."""
     model = traced.clone()
     use_microsoft(model)
-    for fusion in FUSIONS:
+    for fusion in fusions:
         fusion(model)
     return model
 
 
-def for_static_cache(fused: ir.Model, *, one_token: bool) -> ir.Model | None:
-    """A copy of a fused graph that writes its cache in place; None if it has no such form.
+def for_prefill(traced: ir.Model) -> ir.Model | None:
+    """A copy of a traced graph for any number of new tokens of each row; None if there is none.
 
-    Args:
-        fused: what `fuse` returned.
-        one_token: for one new token of each row, and its logits `[B, 1, V]`; otherwise for any
-            number of new tokens, with the logits of the places in `logits_index` `[N, V]`.
+    It writes its cache in place and makes the logits `[N, V]` of the places in `logits_index`.
     """
-    model = fused.clone()
-    if not use_static_cache(model, one_token=one_token):
+    model = fuse(traced, FUSIONS_OF_MANY_ROWS)
+    if not use_static_cache(model) or not choose_logits(model):
         return None
-    if not one_token and not choose_logits(model):
+    return tidy(model)
+
+
+def for_decode(traced: ir.Model) -> ir.Model | None:
+    """A copy of a traced graph for one new token of one sequence; None if there is none.
+
+    It writes its cache in place and makes the token's logits `[1, 1, V]`.
+    """
+    model = fuse(traced)
+    if not use_grouped_query_attention(model):
         return None
+    project_off_own_value(model)
     return tidy(model)
 
 
@@ -66,7 +84,7 @@ def tidy(model: ir.Model) -> ir.Model:
     remove_unused(model)
     for node in model.graph:
         for output in node.outputs:
-            if not output.uses() and not output.is_graph_output():
-                # An optional output without a name is not computed.
+            if node.domain == MICROSOFT and not output.uses() and not output.is_graph_output():
+                # An optional output without a name is not computed. (Those of Split are not.)
                 output.name = ""
     return model

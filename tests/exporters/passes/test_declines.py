@@ -8,15 +8,21 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from atom_edge.config import AtomConfig
+from atom_edge.exporters.passes import FUSIONS_OF_MANY_ROWS, for_decode, fuse
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
+from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
+from atom_edge.exporters.passes.projection import project_off_own_value
 from atom_edge.exporters.passes.residual_norm import fuse_residual_norm
 from atom_edge.exporters.passes.rms_norm import fuse_rms_norm
 from atom_edge.exporters.passes.rotary import fuse_rotary
 from atom_edge.exporters.passes.silu import fuse_silu
 from atom_edge.exporters.passes.static_cache import use_static_cache
+from atom_edge.exporters.trace import trace
+from atom_edge.modeling import AtomForCausalLM
 
 from .conftest import build, constant, operators
 
@@ -141,6 +147,42 @@ def test_a_static_cache_is_all_or_nothing(traced: ir.Model) -> None:
     assert use_static_cache(traced) == 0
     assert operators(traced) == before
     assert "past_length" not in {value.name for value in traced.graph.inputs}
+
+
+def test_grouped_queries_need_a_packed_product_and_wide_heads(traced: ir.Model) -> None:
+    unpacked = fuse(traced, FUSIONS_OF_MANY_ROWS)
+    before = operators(unpacked)
+    assert use_grouped_query_attention(unpacked) == 0
+    assert operators(unpacked) == before
+    assert "past_length" not in {value.name for value in unpacked.graph.inputs}
+
+    config = AtomConfig(
+        vocab_size=40,
+        hidden_size=24,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    assert for_decode(trace(AtomForCausalLM(config).eval())) is None
+
+
+def projection(rows: int, axis: int = -1) -> ir.Model:
+    def make(op, y, v):
+        weight = constant(op, np.ones(8), np.float32)
+        unit = op.op("SimplifiedLayerNormalization", [v, weight], {"axis": -1, "epsilon": 1e-6})
+        products = op.op("Mul", [y, unit])
+        along = op.op("ReduceSum", [products, constant(op, [axis])], {"keepdims": 1})
+        return op.op("Sub", [y, op.op("Mul", [along, unit])])
+
+    return build(make, y=(1, rows, 4, 8), v=(1, rows, 1, 8))
+
+
+def test_a_projection_has_one_direction() -> None:
+    assert project_off_own_value(projection(1)) == 1
+    assert project_off_own_value(projection(2)) == 0
+    assert project_off_own_value(projection(1, axis=1)) == 0
 
 
 def test_logits_of_another_making_are_left(traced: ir.Model) -> None:

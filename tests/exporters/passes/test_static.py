@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from atom_edge.exporters.passes import for_static_cache, fuse
+from atom_edge.exporters.passes import for_decode, for_prefill
 from atom_edge.exporters.quantize_dynamic import quantize_columns, quantize_dynamic
 
-from .conftest import CONTEXT, LAYERS, Arrays, operators, portable_inputs, run
+from .conftest import CONTEXT, LAYERS, Arrays, operators, portable_inputs, run, run_in_place
 
 
 def static_inputs(inputs: Arrays, past: int) -> Arrays:
@@ -38,7 +38,7 @@ def assert_same_as_traced(
     expected = run(traced, inputs)
     given = static_inputs(inputs, past)
     names = {value.name for value in static.graph.inputs}
-    results = run(static, {name: value for name, value in given.items() if name in names})
+    results = run_in_place(static, {name: value for name, value in given.items() if name in names})
     logits = results.pop("logits").reshape(expected["logits"].shape)
     np.testing.assert_allclose(logits, expected.pop("logits"), rtol=0, atol=atol)
     for name, value in expected.items():
@@ -49,21 +49,21 @@ def assert_same_as_traced(
 
 @pytest.mark.parametrize(("batch", "past", "tokens"), [(1, 0, 1), (1, 0, 33), (3, 11, 4)])
 def test_prefill_computes_the_same(traced: ir.Model, batch: int, past: int, tokens: int) -> None:
-    static = for_static_cache(fuse(traced), one_token=False)
+    static = for_prefill(traced)
     assert static is not None
     assert_same_as_traced(traced, static, batch, past, tokens)
 
 
-@pytest.mark.parametrize(("batch", "past"), [(1, 0), (1, 40), (3, 11)])
-def test_decode_computes_the_same(traced: ir.Model, batch: int, past: int) -> None:
-    static = for_static_cache(fuse(traced), one_token=True)
+@pytest.mark.parametrize("past", [0, 1, 40, CONTEXT - 1])
+def test_decode_computes_the_same(traced: ir.Model, past: int) -> None:
+    static = for_decode(traced)
     assert static is not None
-    assert_same_as_traced(traced, static, batch, past, 1)
+    assert_same_as_traced(traced, static, 1, past, 1)
 
 
 def test_rows_of_different_length_are_independent(traced: ir.Model) -> None:
     """A batch padded on the right gives each row the logits that it has alone."""
-    static = for_static_cache(fuse(traced), one_token=False)
+    static = for_prefill(traced)
     assert static is not None
     lengths, tokens = np.array([12, 3, 7]), 5
     inputs = portable_inputs(traced, 3, 12, tokens)
@@ -79,7 +79,7 @@ def test_rows_of_different_length_are_independent(traced: ir.Model) -> None:
 
 
 def test_only_chosen_logits_are_computed(traced: ir.Model) -> None:
-    static = for_static_cache(fuse(traced), one_token=False)
+    static = for_prefill(traced)
     assert static is not None
     given = static_inputs(portable_inputs(traced, 2, 3, 6), 3)
     everything = run(static, given)["logits"]
@@ -87,18 +87,27 @@ def test_only_chosen_logits_are_computed(traced: ir.Model) -> None:
     np.testing.assert_allclose(chosen, everything[[11, 0]], rtol=0, atol=1e-6)
 
 
+def test_only_the_last_attention_sees_more_than_the_chosen_positions(traced: ir.Model) -> None:
+    static = for_prefill(traced)
+    assert static is not None
+    names = [node.op_type for node in static.graph]
+    chosen = names.index("Gather", names.index("Attention"))  # the first Gather looks tokens up
+    assert names[:chosen].count("Attention") == LAYERS
+    assert names[chosen:].count("MatMul") == 5, "output, gate, up, down and the vocabulary"
+
+
 def test_a_step_is_a_short_list_of_nodes(traced: ir.Model, shape: str) -> None:
-    static = for_static_cache(fuse(traced), one_token=True)
+    static = for_decode(traced)
     assert static is not None
     counts = operators(static)
-    assert counts["Attention"] == LAYERS
-    assert counts["TensorScatter"] == 2 * LAYERS
-    assert counts["Softmax"] == counts["Concat"] == counts["Shape"] == 0
-    assert len(static.graph) <= {"atom": 27, "llama": 22}[shape] * LAYERS + 8
+    assert counts["GroupQueryAttention"] == LAYERS
+    assert counts["Gemm"] == {"atom": 2, "llama": 0}[shape] * LAYERS
+    assert counts["Softmax"] == counts["Concat"] == counts["Shape"] == counts["Sub"] == 0
+    assert len(static.graph) <= {"atom": 18, "llama": 11}[shape] * LAYERS + 6
 
 
 def test_dynamic_int8_is_close_and_has_no_float_matrix(traced: ir.Model) -> None:
-    static = for_static_cache(fuse(traced), one_token=False)
+    static = for_prefill(traced)
     assert static is not None
     quantized = quantize_dynamic(static)
     matrices = [
