@@ -77,7 +77,7 @@ class StaticPair:
         else:
             places = np.arange(batch * tokens)
             moved = _to_left(ids[:, None, :, None], tokens - new)[:, 0, :, 0]
-            flat = cache.append_for(moved, places).reshape(batch, 1, tokens, -1)
+            flat = cache.append(moved, new, places).reshape(batch, 1, tokens, -1)
             logits = _to_left(flat, new - tokens)[:, 0]
         return logits, [_to_left(part, held + new - total) for part in cache.read(total)]
 

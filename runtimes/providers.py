@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from atom_edge.errors import BundleError, GenerationError, ProviderError
+from atom_edge.runtimes.denormals import CAN_FLUSH, flushed_denormals
 from atom_edge.runtimes.installation import (
     how_to_mend,
     import_onnxruntime,
@@ -126,8 +127,12 @@ def _load(graph: Path, providers: list[str], threads: int) -> onnxruntime.Infere
     options.enable_cpu_mem_arena = False
     # Idle threads that spin for the next run slow down everything else on a small machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if CAN_FLUSH:
+        # For the session's own threads. It changes this one too, until the context ends.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        with flushed_denormals():
+            return onnxruntime.InferenceSession(str(graph), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise BundleError(
             f"onnxruntime {onnxruntime.__version__} cannot run {graph}: {error}"

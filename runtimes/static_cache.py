@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError, GenerationError
 from atom_edge.runtimes.cpu import has_fast_blocks
+from atom_edge.runtimes.denormals import flushed_denormals
 from atom_edge.runtimes.providers import open_graph
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ Ids = NDArray[np.int64]
 # Attention costs what the graph sees of the cache, so that it sees only as many rows as are in
 # use, rounded up: a new shape for every token would cost more in binding than it saves.
 ROWS = 64
+# Tokens of a sequence that one run of prefill takes. Attention multiplies every new token with
+# every row, those that it masks included: of a long prompt, half. Shorter chunks save no more, and
+# make the products less efficient. With them the memory of a run is bounded.
+CHUNK = 128
 # Bytes of a graph whose products of one token are too short to share.
 _SMALL = 16 * 2**20
 
@@ -145,39 +150,48 @@ class StaticCache:
         self.lengths += 1
         return self._logits
 
-    def append(self, token_ids: Ids, counts: Ids | None = None) -> Logits:
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
         """Append T tokens to each sequence, or fewer.
 
         Args:
             token_ids: int64 `[B, T]`, padded on the right.
             counts: int64 `[B]`, how many of them are real, at least 1; all when None.
+            places: int64 `[N]`, the tokens to give logits for, as `b * T + t`; the last real one
+                of each sequence when None.
 
         Returns:
-            logits float32 `[B, V]` of what follows each sequence's last token.
+            logits float32 `[N, V]` of what follows each place.
+
+        Raises:
+            GenerationError: if they do not fit into the context; nothing is appended then.
         """
         batch, tokens = token_ids.shape
+        self._check_fit(int(self.lengths.max()) + tokens)
         counts = np.full(batch, tokens) if counts is None else counts
-        places = np.arange(batch) * tokens + counts - 1
-        logits = self.append_for(token_ids, places)
-        self.lengths += counts
+        if places is None:
+            places = np.arange(batch) * tokens + counts - 1
+        sequence, token = np.divmod(places, tokens)
+        logits = np.empty((len(places), self._graphs.vocab_size), np.float32)
+        for start in range(0, tokens, CHUNK):
+            part = token_ids[:, start : start + CHUNK]
+            width = part.shape[1]
+            here = np.flatnonzero(token // CHUNK == start // CHUNK)
+            wanted = sequence[here] * width + token[here] - start
+            logits[here] = self._run_prefill(part, wanted)
+            self.lengths += np.clip(counts - start, 0, width)
         return logits
 
-    def append_for(self, token_ids: Ids, places: Ids) -> Logits:
-        """Run T new tokens of each sequence, without counting them as appended.
-
-        Args:
-            token_ids: int64 `[B, T]`.
-            places: int64 `[N]`, which of them, as `b * T + t`, to give logits for.
-
-        Returns:
-            logits float32 `[N, V]`.
-        """
+    def _run_prefill(self, token_ids: Ids, places: Ids) -> Logits:
         ids = np.ascontiguousarray(token_ids, np.int64)
         places = np.ascontiguousarray(places, np.int64)
         self._make_room(int(self.lengths.max()) + ids.shape[1])
         logits = np.empty((len(places), self._graphs.vocab_size), np.float32)
         session = self._graphs.prefill
-        session.run_with_iobinding(self._bind(session, ids, logits, places))
+        binding = self._bind(session, ids, logits, places)
+        with flushed_denormals():
+            session.run_with_iobinding(binding)
         return logits
 
     def read(self, length: int) -> list[NDArray[np.float32]]:
@@ -201,10 +215,7 @@ class StaticCache:
         """Let the graphs see at least `length` rows."""
         if length <= self._rows:
             return
-        if length > self._context_length:
-            raise GenerationError(
-                f"{length} tokens do not fit into a context of {self._context_length}."
-            )
+        self._check_fit(length)
         rows = min(-(-length // ROWS) * ROWS, self._context_length)
         if self._batch_size * self._graphs.kv_heads > 1 and self._rows:
             # Several heads lie one after the other: all but the first move up.
@@ -214,6 +225,12 @@ class StaticCache:
                 self._view(buffer, rows)[:, :, : self._rows] = held
         self._rows = rows
         self._step = None
+
+    def _check_fit(self, length: int) -> None:
+        if length > self._context_length:
+            raise GenerationError(
+                f"{length} tokens do not fit into a context of {self._context_length}."
+            )
 
     def _bind_step(self) -> Callable[[], None]:
         decode = self._graphs.decode if self._batch_size == 1 else None

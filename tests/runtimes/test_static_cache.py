@@ -57,9 +57,11 @@ def test_what_was_cropped_is_forgotten(graphs: StaticGraphs, portable: PortableG
     assert_equal(ours.feed(IDS[5:9]), theirs.feed(IDS[5:9]))
 
 
+@pytest.mark.parametrize("chunk", [7, 16, CONTEXT])
 def test_sequences_of_different_length_run_together(
-    graphs: StaticGraphs, portable: PortableGraph
+    graphs: StaticGraphs, portable: PortableGraph, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("atom_edge.runtimes.static_cache.CHUNK", chunk)
     lengths = np.array([9, 60, 31])
     prompts = np.zeros((3, 60), np.int64)
     alone = [PortableDecoder(portable, CONTEXT) for _ in lengths]
@@ -75,6 +77,31 @@ def test_sequences_of_different_length_run_together(
         assert_equal(together.step(tokens), np.stack(expected))
 
 
+@pytest.mark.parametrize("chunk", [1, 16, 50])
+def test_logits_of_any_places_come_from_their_chunks(
+    graphs: StaticGraphs, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = np.array([IDS[:50], IDS[50:100]])
+    places = np.array([99, 0, 17, 49, 50, 17])
+    whole = StaticCache(graphs, CONTEXT, 2).append(prompts, places=places)
+    monkeypatch.setattr("atom_edge.runtimes.static_cache.CHUNK", chunk)
+    cache = StaticCache(graphs, CONTEXT, 2)
+    assert_equal(cache.append(prompts, places=places), whole)
+    assert cache.lengths.tolist() == [50, 50]
+    assert cache.append(prompts[:, :3], places=places[:0]).shape == (0, graphs.vocab_size)
+
+
+def test_int8_prefill_takes_chunks_without_a_wanted_place(
+    small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = AtomSession.from_pretrained(small_int8_bundle, threads=1)
+    whole = session.new_decoder().feed(IDS[:60]).copy()
+    monkeypatch.setattr("atom_edge.runtimes.static_cache.CHUNK", 16)
+    chunked = session.new_decoder().feed(IDS[:60])
+    # Activations are quantized by the run, so that runs of other tokens round elsewhere.
+    assert np.corrcoef(whole, chunked)[0, 1] > 0.99
+
+
 def test_the_context_is_a_limit(graphs: StaticGraphs) -> None:
     decoder = StaticDecoder(graphs, CONTEXT)
     decoder.feed(IDS)
@@ -84,6 +111,11 @@ def test_the_context_is_a_limit(graphs: StaticGraphs) -> None:
         StaticDecoder(graphs, CONTEXT).feed(())
     with pytest.raises(GenerationError, match="129 tokens do not fit"):
         StaticCache(graphs, CONTEXT, 2).append(np.zeros((2, 129), np.int64))
+    cache = StaticCache(graphs, CONTEXT)
+    cache.append(np.zeros((1, 100), np.int64))
+    with pytest.raises(GenerationError, match="130 tokens do not fit"):
+        cache.append(np.zeros((1, 30), np.int64))
+    assert cache.lengths.tolist() == [100]
 
 
 def test_decoders_of_one_session_do_not_share_a_cache(small_int8_bundle: Path) -> None:
