@@ -110,10 +110,11 @@ def overhead(bundle: Path, rounds: int) -> dict[str, float]:
         assert isinstance(decoder, StaticDecoder)
         decoder.feed(prompt)
         decoder.feed((5,))
-        bare = decoder._cache._step
+        bare, lengths = decoder._cache._step, decoder._cache.lengths
         assert bare is not None
         start = perf_counter()
-        for _ in range(62):  # within the rows that are bound
+        for position in range(65, 127):  # within the rows that are bound
+            lengths[0] = position  # attention takes longer with each
             bare()
         times["bare"].append((perf_counter() - start) / 62)
         for name, options in settings.items():

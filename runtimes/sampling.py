@@ -2,13 +2,15 @@
 
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, min-p, draw.
 
-A filter takes and returns candidates: ids `[N]` in rising order, and float64 logits `[N]` that
-were divided by the temperature already. Each keeps at least one candidate.
+A filter takes and returns candidates: ids `[N]` in rising order, and their logits `[N]`, float32 or
+float64, divided by the temperature already. Each keeps at least one candidate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from atom_edge.runtimes.decoder import Logits
 
 Sampler = Callable[[Logits], int]
 Ids = NDArray[np.intp]
-Scores = NDArray[np.float64]
+Scores = NDArray[np.floating]
 Filter = Callable[[Ids, Scores], tuple[Ids, Scores]]
 
 
@@ -56,10 +58,12 @@ def make_sampler(
         filters.append(lambda ids, scores: keep_min_p(ids, scores, min_p))
     uniform = np.random.Generator(np.random.PCG64(seed)).random
 
+    # A division would turn the logits to float64, which takes four times as long.
+    sharpness = np.float32(1 / temperature)
+
     def sample(logits: Logits) -> int:
-        scores = logits.astype(np.float64)
-        scores /= temperature
-        ids = np.arange(len(scores))
+        scores: Scores = logits * sharpness
+        ids = _all_ids(len(scores))
         for keep in filters:
             ids, scores = keep(ids, scores)
         return int(ids[draw(probabilities(scores), uniform())])
@@ -67,16 +71,25 @@ def make_sampler(
     return sample
 
 
+@lru_cache(maxsize=1)
+def _all_ids(size: int) -> Ids:
+    ids = np.arange(size)
+    ids.flags.writeable = False
+    return ids
+
+
 def probabilities(scores: Scores) -> Scores:
-    """Softmax of logits `[N]`, in float64."""
-    weights: Scores = np.exp(scores - scores.max())
+    """Softmax of logits `[N]`, in their type."""
+    weights = scores - scores.max()
+    np.exp(weights, out=weights)
     weights /= weights.sum()
     return weights
 
 
 def draw(weights: Scores, uniform: float) -> int:
     """Index of `weights` `[N]` at the quantile `uniform`, in [0, 1), of the distribution."""
-    cumulative = weights.cumsum()
+    # In float64: a running sum of thousands of float32 drifts.
+    cumulative = weights.cumsum(dtype=np.float64)
     index = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
     return min(index, len(weights) - 1)  # the product may round up to the sum itself
 
@@ -85,8 +98,7 @@ def keep_top_k(ids: Ids, scores: Scores, k: int) -> tuple[Ids, Scores]:
     """Keep the k most likely, and all that are as likely as the last of them."""
     if k >= len(scores):
         return ids, scores
-    kept = scores >= np.partition(scores, -k)[-k]
-    return ids[kept], scores[kept]
+    return _take(ids, scores, scores >= np.partition(scores, -k)[-k])
 
 
 def keep_top_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
@@ -100,14 +112,17 @@ def keep_top_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
     # them: few are left to sort.
     descending = np.sort(weights[weights >= (1 - p) / len(weights)])[::-1]
     last = min(int(descending.cumsum().searchsorted(p)), len(descending) - 1)
-    kept = weights >= descending[last]
-    return ids[kept], scores[kept]
+    return _take(ids, scores, weights >= descending[last])
 
 
 def keep_min_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
     """Keep what is at least p times as likely as the most likely one (arXiv 2407.01082)."""
-    kept = scores >= scores.max() + np.log(p)
-    return ids[kept], scores[kept]
+    return _take(ids, scores, scores >= float(scores.max()) + math.log(p))
+
+
+def _take(ids: Ids, scores: Scores, kept: NDArray[np.bool_]) -> tuple[Ids, Scores]:
+    places = kept.nonzero()[0]  # searched once, and not for each of the two
+    return ids[places], scores[places]
 
 
 def penalize_repetition(logits: Logits, seen: Ids, penalty: float) -> Logits:
