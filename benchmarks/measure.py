@@ -139,3 +139,8 @@ def soak(bundle: Path, tokens: int) -> dict[str, float]:
 def quality(bundle: Path) -> dict[str, Any]:
     """The validation that the bundle's export recorded."""
     return dict(json.loads((bundle / "manifest.json").read_text())["validation"])
+
+
+def graph_bytes(bundle: Path) -> dict[str, int]:
+    """The size of each graph of the bundle."""
+    return {file.name: file.stat().st_size for file in (bundle / "onnx").iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ HERE = Path(__file__).parent
 REFERENCE = HERE.parent / "atom_edge" / "reference" / "checkpoint"
 
 # One environment for each set of packages that can live together. llama-cpp-python builds
-# llama.cpp from its source distribution, for the processor that it is built on.
+# llama.cpp from its source distribution, for the processor that it is built on; but without its
+# code for Intel's AMX, which crashes on this model (Q8_0, llama-cpp-python 0.3.36).
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "hugging_face": (
-        "torch",
+        "torch<2.14",
         "optimum-onnx[onnxruntime]",
         "accelerate",
         "ctranslate2",
         "gguf",
     ),
-    "genai": ("onnxruntime-genai", "onnx_ir", "onnx", "torch", "transformers"),
+    "genai": ("onnxruntime-genai", "onnx_ir", "onnx", "torch<2.14", "transformers"),
     "llama_cpp": ("llama-cpp-python",),
 }
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
+_BUILD = {"CFLAGS": _NO_AMX, "CXXFLAGS": _NO_AMX}
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,13 @@ def set_up(work: Path) -> None:
 
 def run(command: list[str | Path]) -> None:
     """Run a command quietly; its output is shown if it fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | _BUILD,
+    )
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stdout}\n{done.stderr}")
 

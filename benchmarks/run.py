@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Worker, batch_rates, cold_starts, command_start, overhead, quality, soak
+from measure import (
+    Worker,
+    batch_rates,
+    cold_starts,
+    command_start,
+    graph_bytes,
+    overhead,
+    quality,
+    soak,
+)
 from peers import OURS, PEERS, set_up
 from report import write
 
@@ -54,6 +63,7 @@ def main() -> None:
     note(f"soak of {arguments.soak_tokens} tokens")
     results["soak"] = soak(bundle, arguments.soak_tokens)
     results["quality"] = quality(bundle)
+    results["graph_bytes"] = graph_bytes(bundle)
     write(results, arguments.out)
     print((arguments.out / "results.md").read_text())
 
