@@ -21,7 +21,7 @@ CPUS = ("cortex-a72", "cortex-a76")
 FEWER, MORE = 8, 40
 SCHEMES = {
     "blocks (MatMulNBits), static cache": "static(True)",
-    "columns (DynamicQuantizeMatMul), static cache": "static(False)",
+    "columns (MatMulIntegerToFloat), static cache": "static(False)",
     "blocks (MatMulNBits), portable graph": "portable()",
 }
 GUEST = """

@@ -3,7 +3,7 @@
 Products of 8-bit blocks (MatMulNBits) are fast where onnxruntime has an int8 kernel for them: on
 ARM with the dot product of ARMv8.2 (Cortex-A76 and later), on x86 with AVX2 or VNNI. Elsewhere it
 unpacks the weights to float32 for every token, which takes about twenty times the instructions;
-there, products over whole columns (DynamicQuantizeMatMul) are the int8 to run.
+there, products over whole columns (MatMulIntegerToFloat) are the int8 to run.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from atom_edge.onnx_summary import summarize
 
 DTYPES = {
     TensorProto.FLOAT: "float32",
+    TensorProto.INT32: "int32",
     TensorProto.INT64: "int64",
     TensorProto.UINT8: "uint8",
     TensorProto.INT8: "int8",
