@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,11 @@ import torch
 from atom_edge.config import AtomConfig
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
+
+# Two test processes share two cores. PyTorch's threads wait for each other by spinning: with more
+# than one for each process, what takes a second takes a minute. For child processes too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SMALL = {

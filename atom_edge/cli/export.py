@@ -62,8 +62,10 @@ def export_command(
         from atom_edge.bundle import check_destination
         from atom_edge.checkpoint import open_snapshot
         from atom_edge.exporters.export import export
+        from atom_edge.exporters.threads import leave_cores_free
         from atom_edge.reference import NAME, checkpoint_path
 
+    leave_cores_free()
     check_destination(output, force)
     with show_steps(quiet=as_json) as step:
         step("open the snapshot")
