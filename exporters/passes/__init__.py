@@ -18,8 +18,8 @@ from onnx_ir.passes import common
 
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
-from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
 from atom_edge.exporters.passes.matching import MICROSOFT, remove_unused, use_microsoft
+from atom_edge.exporters.passes.one_token import attend_one_token
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
 from atom_edge.exporters.passes.projection import project_off_own_value
@@ -71,7 +71,7 @@ def for_decode(traced: ir.Model) -> ir.Model | None:
     It writes its cache in place and makes the token's logits `[1, 1, V]`.
     """
     model = fuse(traced)
-    if not use_grouped_query_attention(model):
+    if not attend_one_token(model):
         return None
     project_off_own_value(model)
     return tidy(model)

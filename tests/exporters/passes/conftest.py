@@ -21,7 +21,7 @@ SHAPES = {
         "xsa": False,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
-        "head_dim": 16,
+        "head_dim": 8,
         "tie_word_embeddings": False,
     },
 }

@@ -8,11 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from atom_edge.config import AtomConfig
-from atom_edge.exporters.passes import FUSIONS_OF_MANY_ROWS, for_decode, fuse
+from atom_edge.exporters.passes import FUSIONS_OF_MANY_ROWS, fuse
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
-from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
+from atom_edge.exporters.passes.one_token import attend_one_token
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
 from atom_edge.exporters.passes.projection import project_off_own_value
@@ -21,8 +20,6 @@ from atom_edge.exporters.passes.rms_norm import fuse_rms_norm
 from atom_edge.exporters.passes.rotary import fuse_rotary
 from atom_edge.exporters.passes.silu import fuse_silu
 from atom_edge.exporters.passes.static_cache import use_static_cache
-from atom_edge.exporters.trace import trace
-from atom_edge.modeling import AtomForCausalLM
 
 from .conftest import build, constant, operators
 
@@ -149,23 +146,13 @@ def test_a_static_cache_is_all_or_nothing(traced: ir.Model) -> None:
     assert "past_length" not in {value.name for value in traced.graph.inputs}
 
 
-def test_grouped_queries_need_a_packed_product_and_wide_heads(traced: ir.Model) -> None:
+def test_one_token_needs_a_packed_product(traced: ir.Model) -> None:
+    """Queries, keys and values that come from products of their own keep all from it."""
     unpacked = fuse(traced, FUSIONS_OF_MANY_ROWS)
     before = operators(unpacked)
-    assert use_grouped_query_attention(unpacked) == 0
+    assert attend_one_token(unpacked) == 0
     assert operators(unpacked) == before
     assert "past_length" not in {value.name for value in unpacked.graph.inputs}
-
-    config = AtomConfig(
-        vocab_size=40,
-        hidden_size=24,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=3,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    assert for_decode(trace(AtomForCausalLM(config).eval())) is None
 
 
 def projection(rows: int, axis: int = -1) -> ir.Model:
