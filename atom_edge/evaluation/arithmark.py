@@ -45,9 +45,7 @@ def arithmark(model: Model, file: Path, task: str, limit: int | None = None) -> 
     encode = model.tokenizer.encode
     requests = [(encode(row["ctx"]), encode(ending)) for row in rows for ending in row["endings"]]
     with scoring(len(requests)) as progress:
-        scores = [
-            value for value, _ in score(model.graph, requests, model.context_length, progress)
-        ]
+        scores = [value for value, _ in score(model, requests, progress)]
     right: dict[str, list[bool]] = defaultdict(list)
     first = 0
     for row in rows:

@@ -38,7 +38,7 @@ def evaluate(
         against: the snapshot that a bundle's predictions are compared with, for "perplexity".
         text: text file for "perplexity"; the held-out text of the exporter when None.
         limit: only so many items of each task.
-        threads: of one run; all usable cores when None.
+        threads: that score at a time; as many as usable cores when None.
 
     Raises:
         EvaluationError: for a task or its data that cannot be used.
