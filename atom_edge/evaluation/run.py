@@ -43,20 +43,27 @@ def evaluate(
     Raises:
         EvaluationError: for a task or its data that cannot be used.
     """
+    # What can be wrong is found before the first task runs for minutes.
     model = open_model(target, threads)
+    reference = open_model(against, threads) if against is not None else None
+    files = {name: _arithmark_file(data, name) for name in tasks if name in _ARITHMARK}
+    words = _text(text) if "perplexity" in tasks else ""
     results: list[Result] = []
-    in_harness = [name for name in tasks if name not in (*_ARITHMARK, "perplexity")]
+    in_harness = [name for name in tasks if name not in (*files, "perplexity")]
     if in_harness:
         results += _run_harness(model, in_harness, data, split, limit)
     for name in tasks:
         if name == "perplexity":
-            reference = open_model(against, threads) if against is not None else None
-            results += perplexity(model, _text(text), reference, limit)
-        elif name in _ARITHMARK:
-            if data is None:
-                raise EvaluationError(f"Task {name!r} is scored over your file: give --data.")
-            results += arithmark(model, find_file(data, name), name, limit)
+            results += perplexity(model, words, reference, limit)
+        elif name in files:
+            results += arithmark(model, files[name], name, limit)
     return model, results
+
+
+def _arithmark_file(data: Path | None, name: str) -> Path:
+    if data is None:
+        raise EvaluationError(f"Task {name!r} is scored over your file: give --data.")
+    return find_file(data, name)
 
 
 def _text(file: Path | None) -> str:
