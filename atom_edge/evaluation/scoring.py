@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ _RUN_TOKENS = 512
 _GROUP_TOKENS = 8192
 TokenIds = tuple[int, ...]
 Score = tuple[float, bool]
-Item = TypeVar("Item")
 
 
 class _Option(NamedTuple):
@@ -109,7 +108,9 @@ def _score_group(predictor: Predictor, group: Sequence[_Option]) -> dict[_Option
     lengths = np.array([len(prefix) for prefix in prefixes])
     cache = _run_prefixes(predictor, prefixes)
     results: dict[_Option, Score] = {}
-    for run in _runs(predictor, sorted(group, key=lambda o: len(o.fed)), lambda o: o.fed):
+    options = sorted(group, key=lambda option: len(option.fed))
+    for part in _runs(predictor, [len(option.fed) for option in options]):
+        run = options[part]
         rows = np.array([owners[option.prefix] for option in run])
         before = lengths[rows]
         held = [tensor[rows, :, : before.max()] for tensor in cache] if before.any() else []
@@ -130,34 +131,29 @@ def _run_prefixes(predictor: Predictor, prefixes: Sequence[TokenIds]) -> Cache:
         prefixes: the longest first.
     """
     cache: Cache = []
-    first = 0
-    for run in _runs(predictor, [prefix for prefix in prefixes if prefix], lambda prefix: prefix):
-        parts = predictor.prefill(_padded(run))
+    filled = [prefix for prefix in prefixes if prefix]
+    for run in _runs(predictor, [len(prefix) for prefix in filled]):
+        parts = predictor.prefill(_padded(filled[run]))
         if not cache:
             batch, length = len(prefixes), len(prefixes[0])
             shapes = ((batch, part.shape[1], length, part.shape[3]) for part in parts)
             cache = [np.zeros(s, part.dtype) for s, part in zip(shapes, parts, strict=True)]
         for whole, part in zip(cache, parts, strict=True):
-            whole[first : first + len(run), :, : part.shape[2]] = part
-        first += len(run)
+            whole[run, :, : part.shape[2]] = part
     return cache
 
 
-def _runs(
-    predictor: Predictor, items: Sequence[Item], tokens: Callable[[Item], TokenIds]
-) -> Iterator[list[Item]]:
-    """What one run takes, of items that are sorted by their tokens' length."""
+def _runs(predictor: Predictor, lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut rows of these lengths, which are sorted, into what one run takes."""
     most = _RUN_TOKENS if predictor.batches else 1
-    run: list[Item] = []
-    width = 0
-    for item in items:
-        width = max(width, len(tokens(item)))
-        if run and (len(run) + 1) * width > most:
-            yield run
-            run, width = [], len(tokens(item))
-        run.append(item)
-    if run:
-        yield run
+    first = width = 0
+    for row, length in enumerate(lengths):
+        width = max(width, length)
+        if row > first and (row + 1 - first) * width > most:
+            yield slice(first, row)
+            first, width = row, length
+    if lengths:
+        yield slice(first, len(lengths))
 
 
 def _padded(rows: Sequence[TokenIds], filler: int = 0) -> Ids:
