@@ -15,11 +15,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from rich.progress import track
 
 from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.models import Model, open_model
-from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.scoring import score
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions
@@ -83,7 +82,7 @@ class AtomEdgeLM(TemplateLM):
         **_: Any,
     ) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        with scoring(len(pairs), quiet=disable_tqdm) as progress:
+        with progress_bar(len(pairs), quiet=disable_tqdm) as progress:
             return score(self.model, pairs, progress)
 
     def loglikelihood_rolling(
@@ -102,7 +101,7 @@ class AtomEdgeLM(TemplateLM):
             for window in windows:
                 pairs.append(make_disjoint_window(window))
                 owners.append(number)
-        with scoring(len(pairs), quiet=disable_tqdm) as progress:
+        with progress_bar(len(pairs), quiet=disable_tqdm) as progress:
             scores = score(self.model, pairs, progress)
         sums = np.zeros(len(requests))
         np.add.at(sums, owners, [value for value, _ in scores])
@@ -110,12 +109,12 @@ class AtomEdgeLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to a stop text."""
-        return [
-            self._continue(context, dict(options))
-            for context, options in track(
-                [request.args for request in requests], "generating", disable=disable_tqdm
-            )
-        ]
+        replies = []
+        with progress_bar(len(requests), doing="generating", quiet=disable_tqdm) as progress:
+            for context, options in (request.args for request in requests):
+                replies.append(self._continue(context, options))
+                progress(1)
+        return replies
 
     def _continue(self, context: str, options: dict[str, Any]) -> str:
         stops = options.get("until") or []

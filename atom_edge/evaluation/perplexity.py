@@ -14,7 +14,7 @@ import numpy as np
 
 from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.models import Model
-from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
 from atom_edge.exporters.divergence import Divergence, Estimate
 from atom_edge.runtimes.decoder import Ids, Logits
@@ -41,7 +41,7 @@ def perplexity(
     windows = list(_windows(model, text))[:limit]
     divergence = Divergence()
     positions: list[Ids] = []
-    with scoring(len(windows)) as progress:
+    with progress_bar(len(windows)) as progress:
         for window in windows:
             logits = _predict(model, window)
             reference = logits if against is None else _predict(against, window)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from atom_edge.bundle import open_bundle
 from atom_edge.evaluation import scoring
-from atom_edge.evaluation.models import GraphPredictor, Model
+from atom_edge.evaluation.models import GraphPredictor, Model, Predictor
 from atom_edge.evaluation.scoring import score
-from atom_edge.runtimes.decoder import PortableGraph
+from atom_edge.runtimes.decoder import Cache, Decoder, Ids, Logits, PortableGraph
 from atom_edge.runtimes.providers import open_graph
 
 from .conftest import CONTEXT, Exact
@@ -87,6 +87,38 @@ def test_greedy_is_what_the_model_would_say(model: Model, exact: Exact) -> None:
     other = [*likeliest[:2], likeliest[2] + 1, *likeliest[3:]]
     scored = score(model, [(context, likeliest), (context, other), (context, likeliest[:1])])
     assert [greedy for _, greedy in scored] == [True, False, True]
+
+
+class Recorder:
+    """A predictor that notes the shapes of what it is given."""
+
+    def __init__(self, inner: Predictor) -> None:
+        self.inner, self.batches = inner, inner.batches
+        self.prefilled: list[tuple[int, ...]] = []
+        self.run: list[tuple[int, ...]] = []
+
+    def prefill(self, ids: Ids) -> Cache:
+        self.prefilled.append(ids.shape)
+        return self.inner.prefill(ids)
+
+    def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
+        self.run.append((*ids.shape, len(places)))
+        return self.inner.logits(ids, places, cache, lengths)
+
+    def new_decoder(self) -> Decoder:
+        return self.inner.new_decoder()
+
+
+def test_what_is_shared_is_computed_once(bundle_model: Model) -> None:
+    recorder = Recorder(bundle_model.predictor)
+    context = list(range(5, 36))
+    options = [[7, 8, 9], [10, 11, 12], [13, 14], [7, 8, 9]]
+    some = [(context, option) for option in options]
+    scored = score(replace(bundle_model, predictor=recorder), some * 2)
+    assert recorder.prefilled == [(1, len(context) - 1)]
+    assert recorder.run == [(3, 3, 8)]
+    assert scored[0] == scored[3] == scored[4]
+    assert len({value for value, _ in scored}) == 3
 
 
 def test_in_int8_a_score_does_not_depend_on_its_neighbours(int8_model: Model) -> None:
