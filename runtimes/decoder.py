@@ -40,6 +40,20 @@ class Decoder(Protocol):
         ...
 
 
+class Graph(Protocol):
+    """Logits and the extended cache from tokens and a cache: what `PortableGraph` computes."""
+
+    def empty_cache(self, batch_size: int = 1) -> Cache:
+        """A cache of no tokens."""
+        ...
+
+    def run(
+        self, input_ids: Ids, attention_mask: Ids, cache: Cache, position_ids: Ids
+    ) -> tuple[Logits, Cache]:
+        """Logits `[B, T, V]` and the cache `[B, K, S, D]` after T new tokens."""
+        ...
+
+
 class PortableGraph:
     """The graph of role "model": logits and the extended cache from tokens and a cache.
 
@@ -112,9 +126,9 @@ class PortableGraph:
 
 
 class PortableDecoder:
-    """A `Decoder` over the portable graph; its cache grows by concatenation."""
+    """A `Decoder` over such a graph; its cache grows by concatenation."""
 
-    def __init__(self, graph: PortableGraph, context_length: int) -> None:
+    def __init__(self, graph: Graph, context_length: int) -> None:
         self._graph = graph
         self._cache = graph.empty_cache()
         self._positions = np.arange(context_length, dtype=np.int64)[None]

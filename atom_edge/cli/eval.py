@@ -35,7 +35,9 @@ def eval_command(
         Path | None, typer.Option(help="perplexity: this text file, not the held-out text.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items of a task.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all usable cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That score at a time; default: all usable cores.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a bundle or a snapshot on benchmarks."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.models import Model
-from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
 from atom_edge.evaluation.scoring import score
 from atom_edge.evaluation.tasks import read_rows
@@ -44,10 +44,8 @@ def arithmark(model: Model, file: Path, task: str, limit: int | None = None) -> 
     rows = list(read_rows(file))[:limit]
     encode = model.tokenizer.encode
     requests = [(encode(row["ctx"]), encode(ending)) for row in rows for ending in row["endings"]]
-    with scoring(len(requests)) as progress:
-        scores = [
-            value for value, _ in score(model.graph, requests, model.context_length, progress)
-        ]
+    with progress_bar(len(requests)) as progress:
+        scores = [value for value, _ in score(model, requests, progress)]
     right: dict[str, list[bool]] = defaultdict(list)
     first = 0
     for row in rows:

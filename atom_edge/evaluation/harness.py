@@ -15,12 +15,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from rich.progress import track
 
 from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.models import Model, open_model
-from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.scoring import score
+from atom_edge.runtimes.generation import generate
+from atom_edge.runtimes.options import GenerationOptions
+from atom_edge.runtimes.prompt import Prompt
+from atom_edge.runtimes.text import TextStream
 
 _MOST_NEW_TOKENS = 128
 
@@ -40,7 +43,7 @@ class AtomEdgeLM(TemplateLM):
         Args:
             bundle: folder of a bundle, or a model that is open already.
             snapshot: folder or hub id of a snapshot, in place of a bundle.
-            threads: of one run; all usable cores when None.
+            threads: that score at a time; as many as usable cores when None.
 
         Raises:
             EvaluationError: unless exactly one of `bundle` and `snapshot` is given.
@@ -79,8 +82,8 @@ class AtomEdgeLM(TemplateLM):
         **_: Any,
     ) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        with scoring(len(pairs), quiet=disable_tqdm) as progress:
-            return score(self.model.graph, pairs, self.max_length, progress)
+        with progress_bar(len(pairs), quiet=disable_tqdm) as progress:
+            return score(self.model, pairs, progress)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -98,44 +101,39 @@ class AtomEdgeLM(TemplateLM):
             for window in windows:
                 pairs.append(make_disjoint_window(window))
                 owners.append(number)
-        with scoring(len(pairs), quiet=disable_tqdm) as progress:
-            scores = score(self.model.graph, pairs, self.max_length, progress)
+        with progress_bar(len(pairs), quiet=disable_tqdm) as progress:
+            scores = score(self.model, pairs, progress)
         sums = np.zeros(len(requests))
         np.add.at(sums, owners, [value for value, _ in scores])
         return [float(value) for value in sums]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to a stop text."""
-        return [
-            self._continue(context, dict(options))
-            for context, options in track(
-                [request.args for request in requests], "generating", disable=disable_tqdm
-            )
-        ]
+        replies = []
+        with progress_bar(len(requests), doing="generating", quiet=disable_tqdm) as progress:
+            for context, options in (request.args for request in requests):
+                replies.append(self._continue(context, options))
+                progress(1)
+        return replies
 
     def _continue(self, context: str, options: dict[str, Any]) -> str:
         stops = options.get("until") or []
-        stops = [stops] if isinstance(stops, str) else stops
         room = int(options.get("max_gen_toks", _MOST_NEW_TOKENS))
-        ids = self.tok_encode(context)[-max(1, self.max_length - room) :] or [self.eot_token_id]
-        new: list[int] = []
-        cache = self.model.graph.empty_cache()
-        feed = ids
-        text = ""
-        while len(new) < room and len(ids) + len(new) < self.max_length:
-            past = cache[0].shape[2]
-            positions = np.arange(past, past + len(feed))[None]
-            mask = np.ones((1, past + len(feed)), np.int64)
-            logits, cache = self.model.graph.run(np.array([feed]), mask, cache, positions)
-            new.append(int(logits[0, -1].argmax()))
-            if new[-1] == self.eot_token_id:
-                break
-            feed = new[-1:]
-            text = self.model.tokenizer.decode(new)
-            if any(stop in text for stop in stops):
-                break
-        ends = [text.index(stop) for stop in stops if stop in text]
-        return text[: min(ends)] if ends else text
+        chosen = GenerationOptions(
+            max_new_tokens=room,
+            temperature=0,
+            stop=[stop for stop in ([stops] if isinstance(stops, str) else stops) if stop],
+        )
+        ids = self.tok_encode(context)[-max(1, self.max_length - room) :]
+        pieces = generate(
+            self.model.predictor.new_decoder(),
+            Prompt(ids or [self.eot_token_id]),
+            chosen,
+            TextStream(self.model.tokenizer.detokenizer(), chosen.stop_texts),
+            end_ids=self.model.end_tokens | {self.eot_token_id},
+            context_length=self.max_length,
+        )
+        return "".join(piece.text for piece in pieces)
 
 
 def register() -> None:

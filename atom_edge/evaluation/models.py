@@ -1,4 +1,4 @@
-"""What is evaluated, behind one function of arrays: a bundle's graph, or a PyTorch snapshot."""
+"""What is evaluated, behind one interface of arrays: a bundle's graphs, or a PyTorch snapshot."""
 
 from __future__ import annotations
 
@@ -8,33 +8,118 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from atom_edge.bundle import MANIFEST, open_bundle
-from atom_edge.checkpoint import open_snapshot
+from atom_edge.bundle import MANIFEST, Bundle, open_bundle
+from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.modeling import AtomForCausalLM
-from atom_edge.runtimes.decoder import PortableGraph
+from atom_edge.runtimes.decoder import (
+    Cache,
+    Decoder,
+    Graph,
+    Ids,
+    Logits,
+    PortableDecoder,
+    PortableGraph,
+)
 from atom_edge.runtimes.providers import open_graph, usable_cores
+from atom_edge.runtimes.static_cache import StaticCache, StaticDecoder, StaticGraphs
 from atom_edge.tokenizer import Tokenizer
 
-Ids = NDArray[np.int64]
-Logits = NDArray[np.float32]
-Cache = list[NDArray[Any]]
 
+class Predictor(Protocol):
+    """A model's predictions for batches, and for one sequence; threads may share it.
 
-class Graph(Protocol):
-    """The portable graph's contract: logits and the extended cache from tokens and a cache."""
+    B is the batch, P the tokens before, T the new ones, V the vocabulary.
 
-    def empty_cache(self, batch_size: int = 1) -> Cache:
-        """A cache of no tokens."""
+    Attributes:
+        batches: whether a sequence's predictions are the same whatever runs beside it.
+    """
+
+    batches: bool
+
+    def prefill(self, ids: Ids) -> Cache:
+        """The cache of beginnings `[B, P]`: `[B, K, P, D]`, key and value of each layer.
+
+        Where a beginning is padded on the right, so is its cache.
+        """
         ...
 
-    def run(
-        self, input_ids: Ids, attention_mask: Ids, cache: Cache, position_ids: Ids
-    ) -> tuple[Logits, Cache]:
-        """Logits `[B, T, V]` and the cache `[B, K, S, D]` after T new tokens."""
+    def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
+        """Logits float32 `[N, V]` of what follows chosen tokens.
+
+        Args:
+            ids: int64 `[B, T]`, padded on the right.
+            places: int64 `[N]`, which of them, as `b * T + t`.
+            cache: what `prefill` returned, for each of the B; empty when nothing is before.
+            lengths: int64 `[B]`, tokens of each before; P + T must not exceed the context.
+        """
         ...
+
+    def new_decoder(self) -> Decoder:
+        """One sequence, with no tokens yet."""
+        ...
+
+
+class StaticPredictor:
+    """The fast pair of a bundle: the graphs that a session runs.
+
+    An int8 product of many rows quantizes all of them by one scale. For a session they are the
+    rows of one sequence, and so they are here: other sequences would change the scores.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.batches = bundle.manifest["quantization"] == "none"
+        self._graphs = StaticGraphs.of(bundle, threads=1)
+        self._context_length = bundle.context_length
+
+    def prefill(self, ids: Ids) -> Cache:
+        """See `Predictor`."""
+        cache = StaticCache(self._graphs, ids.shape[1], len(ids))
+        cache.append_for(ids, np.zeros(1, np.int64))
+        return list(cache.read(ids.shape[1]))
+
+    def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
+        """See `Predictor`."""
+        before = cache[0].shape[2] if cache else 0
+        static = StaticCache(self._graphs, before + ids.shape[1], len(ids))
+        if cache:
+            static.write(cache, lengths)
+        return static.append_for(ids, places)
+
+    def new_decoder(self) -> StaticDecoder:
+        """See `Predictor`."""
+        return StaticDecoder(self._graphs, self._context_length)
+
+
+class GraphPredictor:
+    """A graph whose cache grows: a bundle without the fast pair, or a PyTorch model."""
+
+    batches = True
+
+    def __init__(self, graph: Graph, context_length: int) -> None:
+        self._graph = graph
+        self._context_length = context_length
+
+    def prefill(self, ids: Ids) -> Cache:
+        """See `Predictor`."""
+        # Tokens after a row's own are not seen by them, and `logits` masks them.
+        positions = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+        empty = self._graph.empty_cache(len(ids))
+        return self._graph.run(ids, np.ones_like(ids), empty, positions)[1]
+
+    def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
+        """See `Predictor`."""
+        cache = cache or self._graph.empty_cache(len(ids))
+        held = np.arange(cache[0].shape[2]) < lengths[:, None]
+        mask = np.concatenate([held, np.ones(ids.shape, bool)], axis=1).astype(np.int64)
+        positions = lengths[:, None] + np.arange(ids.shape[1])
+        logits, _ = self._graph.run(ids, mask, cache, positions)
+        return logits.reshape(-1, logits.shape[-1])[places]
+
+    def new_decoder(self) -> PortableDecoder:
+        """See `Predictor`."""
+        return PortableDecoder(self._graph, self._context_length)
 
 
 class TorchGraph:
@@ -80,18 +165,23 @@ class Model:
 
     Attributes:
         name: "PyTorch fp32", "ONNX fp32" or "ONNX int8".
-        graph: its predictions.
+        predictor: its predictions.
         tokenizer: its tokenizer.
         context_length: tokens that it takes at most.
         prefix_token: stands before a text that has nothing before it: the token that ends
             documents, after which a document begins.
+        end_tokens: those that end a reply.
+        threads: that score at a time, each on runs of one thread: short runs gain less from a
+            second thread than from not waiting for it.
     """
 
     name: str
-    graph: Graph
+    predictor: Predictor
     tokenizer: Tokenizer
     context_length: int
     prefix_token: int
+    end_tokens: frozenset[int]
+    threads: int
 
 
 def open_model(target: str | Path, threads: int | None = None) -> Model:
@@ -99,30 +189,38 @@ def open_model(target: str | Path, threads: int | None = None) -> Model:
 
     Args:
         target: bundle folder, snapshot folder, or hub id of a snapshot.
-        threads: of one run; all usable cores when None.
+        threads: that score at a time; as many as usable cores when None.
     """
-    threads = threads or usable_cores()
+    opened: Bundle | Snapshot
     if (Path(target) / MANIFEST).is_file():
-        bundle = open_bundle(target)
-        quantization = bundle.manifest["quantization"]
-        tokenizer = Tokenizer.from_file(bundle.tokenizer_file)
-        return Model(
-            name=f"ONNX {'fp32' if quantization == 'none' else quantization}",
-            graph=PortableGraph(open_graph(bundle.graph(), threads=threads)),
-            tokenizer=tokenizer,
-            context_length=bundle.context_length,
-            prefix_token=_prefix_token(tokenizer, bundle.generation_config),
-        )
-    snapshot = open_snapshot(target)
-    torch.set_num_threads(threads)
-    tokenizer = Tokenizer.from_file(snapshot.tokenizer_file)
+        opened = open_bundle(target)
+        quantization = opened.manifest["quantization"]
+        name = f"ONNX {'fp32' if quantization == 'none' else quantization}"
+        context_length = opened.context_length
+        predictor = _bundle_predictor(opened)
+    else:
+        opened = open_snapshot(target)
+        name = "PyTorch fp32"
+        context_length = opened.config.max_position_embeddings
+        predictor = GraphPredictor(TorchGraph(opened.model), context_length)
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_file(opened.tokenizer_file)
     return Model(
-        name="PyTorch fp32",
-        graph=TorchGraph(snapshot.model),
+        name=name,
+        predictor=predictor,
         tokenizer=tokenizer,
-        context_length=snapshot.config.max_position_embeddings,
-        prefix_token=_prefix_token(tokenizer, snapshot.generation_config),
+        context_length=context_length,
+        prefix_token=_prefix_token(tokenizer, opened.generation_config),
+        end_tokens=frozenset(_token_ids(opened.generation_config, "eos_token_id")),
+        threads=threads or usable_cores(),
     )
+
+
+def _bundle_predictor(bundle: Bundle) -> Predictor:
+    if "prefill" in bundle.roles:
+        return StaticPredictor(bundle)
+    portable = PortableGraph(open_graph(bundle.graph(), threads=1))
+    return GraphPredictor(portable, bundle.context_length)
 
 
 def _prefix_token(tokenizer: Tokenizer, generation_config: dict[str, Any]) -> int:
@@ -130,8 +228,15 @@ def _prefix_token(tokenizer: Tokenizer, generation_config: dict[str, Any]) -> in
     found = tokenizer.token_to_id("<|endoftext|>")
     if found is not None:
         return found
-    for name in ("bos_token_id", "eos_token_id"):
-        value = generation_config.get(name)
-        if value is not None:
-            return int(value[0] if isinstance(value, list) else value)
-    return 0
+    ids = [
+        *_token_ids(generation_config, "bos_token_id"),
+        *_token_ids(generation_config, "eos_token_id"),
+    ]
+    return ids[0] if ids else 0
+
+
+def _token_ids(generation_config: dict[str, Any], setting: str) -> list[int]:
+    value = generation_config.get(setting)
+    if value is None:
+        return []
+    return [int(token_id) for token_id in (value if isinstance(value, list) else [value])]

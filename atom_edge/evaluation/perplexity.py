@@ -13,10 +13,11 @@ from itertools import pairwise
 import numpy as np
 
 from atom_edge.errors import EvaluationError
-from atom_edge.evaluation.models import Ids, Logits, Model
-from atom_edge.evaluation.progress import scoring
+from atom_edge.evaluation.models import Model
+from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
 from atom_edge.exporters.divergence import Divergence, Estimate
+from atom_edge.runtimes.decoder import Ids, Logits
 
 _TASK = "perplexity"
 _PERCENTILES = (50, 90, 99, 99.9)
@@ -40,7 +41,7 @@ def perplexity(
     windows = list(_windows(model, text))[:limit]
     divergence = Divergence()
     positions: list[Ids] = []
-    with scoring(len(windows)) as progress:
+    with progress_bar(len(windows)) as progress:
         for window in windows:
             logits = _predict(model, window)
             reference = logits if against is None else _predict(against, window)
@@ -64,11 +65,9 @@ def _windows(model: Model, text: str) -> Iterator[Ids]:
 
 
 def _predict(model: Model, window: Ids) -> Logits:
-    """Logits of all but the last token, `[T - 1, V]`."""
+    """Logits of what follows all but the last token, `[T - 1, V]`."""
     ids = window[None, :-1]
-    positions = np.arange(ids.shape[1])[None]
-    logits, _ = model.graph.run(ids, np.ones_like(ids), model.graph.empty_cache(), positions)
-    return logits[0]
+    return model.predictor.logits(ids, np.arange(ids.size), [], np.zeros(1, np.int64))
 
 
 def _comparison(divergence: Divergence, positions: Ids, context: int) -> list[Result]:

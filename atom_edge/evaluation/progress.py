@@ -10,9 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def scoring(total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` requests are scored; call with how many more are."""
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def progress_bar(
+    total: int, *, doing: str = "scoring", quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` requests are done; call with how many more are."""
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.advance(task, done)

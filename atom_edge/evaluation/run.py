@@ -38,25 +38,32 @@ def evaluate(
         against: the snapshot that a bundle's predictions are compared with, for "perplexity".
         text: text file for "perplexity"; the held-out text of the exporter when None.
         limit: only so many items of each task.
-        threads: of one run; all usable cores when None.
+        threads: that score at a time; as many as usable cores when None.
 
     Raises:
         EvaluationError: for a task or its data that cannot be used.
     """
+    # What can be wrong is found before the first task runs for minutes.
     model = open_model(target, threads)
+    reference = open_model(against, threads) if against is not None else None
+    files = {name: _arithmark_file(data, name) for name in tasks if name in _ARITHMARK}
+    words = _text(text) if "perplexity" in tasks else ""
     results: list[Result] = []
-    in_harness = [name for name in tasks if name not in (*_ARITHMARK, "perplexity")]
+    in_harness = [name for name in tasks if name not in (*files, "perplexity")]
     if in_harness:
         results += _run_harness(model, in_harness, data, split, limit)
     for name in tasks:
         if name == "perplexity":
-            reference = open_model(against, threads) if against is not None else None
-            results += perplexity(model, _text(text), reference, limit)
-        elif name in _ARITHMARK:
-            if data is None:
-                raise EvaluationError(f"Task {name!r} is scored over your file: give --data.")
-            results += arithmark(model, find_file(data, name), name, limit)
+            results += perplexity(model, words, reference, limit)
+        elif name in files:
+            results += arithmark(model, files[name], name, limit)
     return model, results
+
+
+def _arithmark_file(data: Path | None, name: str) -> Path:
+    if data is None:
+        raise EvaluationError(f"Task {name!r} is scored over your file: give --data.")
+    return find_file(data, name)
 
 
 def _text(file: Path | None) -> str:

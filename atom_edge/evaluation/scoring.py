@@ -2,147 +2,180 @@
 
 The options of a question have the same context. It is run once, and its cache is handed to each
 of the options, so that a context costs as much as one option.
+
+    requests -> options, those of one context together -> groups -> runs
+
+A group is what one worker does at a time: its contexts, then its options, shortest first, so that
+little of a run is padding.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atom_edge.evaluation.models import Cache, Graph, Ids
+from atom_edge.evaluation.models import Model, Predictor
+from atom_edge.runtimes.decoder import Cache, Ids, Logits
 
-# Rows times columns of one run: large enough for full products, small enough for 8 GB.
-_BATCH_TOKENS = 4096
-TokenIds = Sequence[int]
+# Tokens of one run: enough for full products, few enough to stay in a core's own cache.
+_RUN_TOKENS = 512
+# Tokens of a group: with more there is less padding, and more memory is held for contexts.
+_GROUP_TOKENS = 8192
+TokenIds = tuple[int, ...]
 Score = tuple[float, bool]
 
 
-@dataclass(frozen=True)
-class _Question:
-    """Continuations of one context: `options` are (number of the request, its tokens)."""
+class _Option(NamedTuple):
+    """A continuation, cut into what is shared, what is fed and what should come out.
 
-    prefix: tuple[int, ...]  # the context without its last token
-    last: int  # the context's last token, which is fed with the options
-    options: list[tuple[int, TokenIds]]
+    `fed` is the last token of the context and all of `wanted` but its last: equally many.
+    """
 
-    @property
-    def width(self) -> int:
-        return max(len(tokens) for _, tokens in self.options)
+    prefix: TokenIds
+    fed: TokenIds
+    wanted: TokenIds
 
 
 def score(
-    graph: Graph,
-    requests: Sequence[tuple[TokenIds, TokenIds]],
-    context_length: int,
+    model: Model,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Score]:
     """Sum of log-probabilities of each continuation, and whether each token is the likeliest.
 
     Args:
-        graph: the model.
-        requests: (context, continuation) token ids; neither is empty. What is longer than the
-            model's context loses tokens of the context's beginning.
-        context_length: tokens that the model takes at most.
+        model: what is scored.
+        requests: (context, continuation) token ids; an empty context is a document's beginning.
+            What is longer than the model's context loses tokens at its start.
         progress: told how many requests have been done since the last call.
 
     Returns:
-        (natural logarithm, is greedy) of each request, in their order.
+        (natural logarithm, is greedy) of each request, in their order; (0, True) for nothing.
     """
-    results: list[Score] = [(0.0, False)] * len(requests)
-    for batch in _batches(_questions(requests, context_length)):
-        for number, result in _score_batch(graph, batch):
-            results[number] = result
-        progress(sum(len(question.options) for question in batch))
+    results: list[Score] = [(0.0, True)] * len(requests)
+    numbers: dict[_Option, list[int]] = defaultdict(list)
+    for number, (context, continuation) in enumerate(requests):
+        if continuation:
+            option = _option(context or [model.prefix_token], continuation, model.context_length)
+            numbers[option].append(number)
+    groups = list(_groups(numbers, model.context_length))
+    with ThreadPoolExecutor(model.threads) as workers:
+        for scored in workers.map(partial(_score_group, model.predictor), groups):
+            for option, result in scored.items():
+                for number in numbers[option]:
+                    results[number] = result
+            progress(sum(len(numbers[option]) for option in scored))
     return results
 
 
-def _questions(
-    requests: Sequence[tuple[TokenIds, TokenIds]], context_length: int
-) -> list[_Question]:
-    grouped: dict[tuple[int, ...], list[tuple[int, TokenIds]]] = defaultdict(list)
-    for number, (context, continuation) in enumerate(requests):
-        # All tokens but the last are fed, so that one more than the context can be scored.
-        scored = tuple(continuation[-context_length:])
-        whole = (*context, *continuation)[-(context_length + 1) :]
-        grouped[whole[: len(whole) - len(scored)]].append((number, scored))
-    return [_Question(context[:-1], context[-1], options) for context, options in grouped.items()]
+def _option(context: Sequence[int], continuation: Sequence[int], context_length: int) -> _Option:
+    # The last token is not fed, so that one more than the context can be scored.
+    wanted = tuple(continuation[-context_length:])
+    fed = (*context, *continuation)[-(context_length + 1) : -1]
+    split = len(fed) - len(wanted)
+    return _Option(fed[:split], fed[split:], wanted)
 
 
-def _batches(questions: list[_Question]) -> Iterator[list[_Question]]:
-    """Questions of similar lengths together; those without a prefix apart from the others."""
-    ordered = sorted(questions, key=lambda q: (len(q.prefix) > 0, len(q.prefix) // 8, q.width))
-    for _, group in groupby(ordered, key=lambda q: len(q.prefix) > 0):
-        batch: list[_Question] = []
-        rows = prefix = width = 0
-        for question in group:
-            rows += len(question.options)
-            prefix = max(prefix, len(question.prefix))
-            width = max(width, question.width)
-            cost = max(rows * width, (len(batch) + 1) * prefix, rows * (prefix + width) // 4)
-            if batch and cost > _BATCH_TOKENS:
-                yield batch
-                batch, rows = [], len(question.options)
-                prefix, width = len(question.prefix), question.width
-            batch.append(question)
-        yield batch
+def _groups(options: Iterable[_Option], context_length: int) -> Iterator[list[_Option]]:
+    """Options of like prefixes together, those of the longest first, which take longest."""
+    ordered = sorted(options, key=lambda o: (len(o.prefix), o.prefix, len(o.fed)), reverse=True)
+    group: list[_Option] = []
+    tokens = width = 0
+    for option in ordered:
+        new = not group or option.prefix != group[-1].prefix
+        tokens += len(option.fed) + len(option.prefix) * new
+        width = max(width, len(option.fed))
+        # The first has the longest prefix; a row of it with the widest option must fit.
+        if group and (tokens > _GROUP_TOKENS or len(group[0].prefix) + width > context_length):
+            yield group
+            group = []
+            tokens, width = len(option.prefix) + len(option.fed), len(option.fed)
+        group.append(option)
+    if group:
+        yield group
 
 
-def _score_batch(graph: Graph, batch: list[_Question]) -> Iterator[tuple[int, Score]]:
-    cache, prefix_mask = _run_prefixes(graph, batch)
-    rows = [
-        (index, number, question.last, tokens)
-        for index, question in enumerate(batch)
-        for number, tokens in question.options
-    ]
-    width = max(len(tokens) for *_, tokens in rows)
-    ids = np.zeros((len(rows), width), np.int64)
-    targets = np.full((len(rows), width), -1, np.int64)
-    starts = np.zeros((len(rows), 1), np.int64)
-    for row, (index, _, last, tokens) in enumerate(rows):
-        ids[row, : len(tokens)] = [last, *tokens[:-1]]
-        targets[row, : len(tokens)] = tokens
-        starts[row] = len(batch[index].prefix)
-    owners = np.array([index for index, *_ in rows])
-    # What lies to the right of a row's tokens is never attended to by them.
-    mask = np.concatenate([prefix_mask[owners], np.ones_like(ids)], axis=1)
-    real = np.arange(width) * (targets >= 0)
-    logits, _ = graph.run(ids, mask, [tensor[owners] for tensor in cache], starts + real)
-    sums, greedy = _sum_log_probabilities(logits, targets)
-    for row, (_, number, *_) in enumerate(rows):
-        yield number, (float(sums[row]), bool(greedy[row]))
+def _score_group(predictor: Predictor, group: Sequence[_Option]) -> dict[_Option, Score]:
+    prefixes = list(dict.fromkeys(option.prefix for option in group))
+    owners = {prefix: row for row, prefix in enumerate(prefixes)}
+    lengths = np.array([len(prefix) for prefix in prefixes])
+    cache = _run_prefixes(predictor, prefixes)
+    results: dict[_Option, Score] = {}
+    options = sorted(group, key=lambda option: len(option.fed))
+    for part in _runs(predictor, [len(option.fed) for option in options]):
+        run = options[part]
+        rows = np.array([owners[option.prefix] for option in run])
+        before = lengths[rows]
+        held = [tensor[rows, :, : before.max()] for tensor in cache] if before.any() else []
+        wanted = _padded([option.wanted for option in run], -1)
+        places = np.flatnonzero(wanted >= 0)
+        logits = predictor.logits(_padded([option.fed for option in run]), places, held, before)
+        starts = np.cumsum([0, *(len(option.fed) for option in run[:-1])])
+        sums, greedy = _log_likelihoods(logits, wanted.ravel()[places], starts)
+        results |= zip(run, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True)
+    return results
 
 
-def _run_prefixes(graph: Graph, batch: list[_Question]) -> tuple[Cache, Ids]:
-    """The cache of each question's prefix, padded on the left, and the mask of its tokens."""
-    width = max(len(question.prefix) for question in batch)
-    cache = graph.empty_cache(len(batch))
-    ids = np.zeros((len(batch), width), np.int64)
-    mask = np.zeros_like(ids)
-    for row, question in enumerate(batch):
-        if question.prefix:
-            ids[row, -len(question.prefix) :] = question.prefix
-            mask[row, -len(question.prefix) :] = 1
-    if width:
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        _, cache = graph.run(ids, mask, cache, positions)
-    return cache, mask
+def _run_prefixes(predictor: Predictor, prefixes: Sequence[TokenIds]) -> Cache:
+    """The cache `[Q, K, P, D]` of each prefix, filled up on the right; empty if all are.
+
+    Args:
+        predictor: the model.
+        prefixes: the longest first.
+    """
+    cache: Cache = []
+    filled = [prefix for prefix in prefixes if prefix]
+    for run in _runs(predictor, [len(prefix) for prefix in filled]):
+        parts = predictor.prefill(_padded(filled[run]))
+        if not cache:
+            batch, length = len(prefixes), len(prefixes[0])
+            shapes = ((batch, part.shape[1], length, part.shape[3]) for part in parts)
+            cache = [np.zeros(s, part.dtype) for s, part in zip(shapes, parts, strict=True)]
+        for whole, part in zip(cache, parts, strict=True):
+            whole[run, :, : part.shape[2]] = part
+    return cache
 
 
-def _sum_log_probabilities(
-    logits: NDArray[np.float32], targets: Ids
+def _runs(predictor: Predictor, lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut rows of these lengths, which are sorted, into what one run takes."""
+    most = _RUN_TOKENS if predictor.batches else 1
+    first = width = 0
+    for row, length in enumerate(lengths):
+        width = max(width, length)
+        if row > first and (row + 1 - first) * width > most:
+            yield slice(first, row)
+            first, width = row, length
+    if lengths:
+        yield slice(first, len(lengths))
+
+
+def _padded(rows: Sequence[TokenIds], filler: int = 0) -> Ids:
+    """int64 `[B, T]`, filled up on the right."""
+    padded = np.full((len(rows), max(map(len, rows))), filler, np.int64)
+    for row, tokens in enumerate(rows):
+        padded[row, : len(tokens)] = tokens
+    return padded
+
+
+def _log_likelihoods(
+    logits: Logits, wanted: Ids, starts: Ids
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Sums over each row's targets (-1 is none), and whether all of them are the likeliest."""
-    scored = torch.from_numpy(targets) >= 0
-    rows, wanted = torch.from_numpy(logits)[scored], torch.from_numpy(targets)[scored]
-    chosen = rows.gather(1, wanted[:, None]).squeeze(1)
-    sums = torch.zeros(targets.shape, dtype=torch.float64)
-    sums[scored] = (chosen - rows.logsumexp(dim=1)).double()
-    right = torch.ones(targets.shape, dtype=torch.bool)
-    right[scored] = rows.argmax(dim=1) == wanted
-    return sums.sum(dim=1).numpy(), right.all(dim=1).numpy()
+    """Sums over the rows that begin at `starts`, and whether all tokens are the likeliest.
+
+    Args:
+        logits: float32 `[N, V]`.
+        wanted: int64 `[N]`, the tokens that came.
+        starts: int64 `[B]`, where each row's part of N begins.
+    """
+    normalizers = torch.from_numpy(logits).logsumexp(dim=1).numpy()  # twice as fast as numpy
+    chosen = np.take_along_axis(logits, wanted[:, None], axis=1)[:, 0]
+    sums = np.add.reduceat((chosen - normalizers).astype(np.float64), starts)
+    greedy = np.logical_and.reduceat(logits.argmax(axis=1) == wanted, starts)
+    return sums, greedy

@@ -11,12 +11,13 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
 import datasets
 import lm_eval.tasks
+import lm_eval.utils
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -36,6 +37,8 @@ _SPLITS = {
     "blimp": ("blimp_67", "train"),
 }
 LOCAL_TASKS = tuple(_SPLITS)
+# The harness would compile its prompt templates again for each question.
+lm_eval.utils.env.from_string = lru_cache(lm_eval.utils.env.from_string)
 # Where the harness keeps the definitions of a task, where the folder has another name.
 _FOLDERS = {"arc_easy": "arc", "arc_challenge": "arc", "boolq": "super_glue/boolq"}
 
