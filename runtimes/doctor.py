@@ -188,7 +188,7 @@ def _cpu() -> Finding:
 
 def _threads() -> Finding:
     usable, present = usable_cores(), os.cpu_count() or 1
-    detail = f"{default_threads()} of {usable} usable cores"
+    detail = f"1 for a graph under 16 MB, else {default_threads()}, of {usable} usable cores"
     if usable < present:
         detail += f" ({present} in the machine)"
     return Finding("threads", "ok", detail)

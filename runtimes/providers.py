@@ -28,6 +28,9 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # A step of a model of a few million parameters is a tenth of a millisecond of work per product:
 # past this, more threads cost more in waiting for each other than they compute.
 _MOST_THREADS = 4
+# Bytes of a graph whose products are too short to share: to wake a second thread takes longer than
+# its part of one.
+_SMALL = 16 * 2**20
 
 
 def open_graph(
@@ -38,8 +41,10 @@ def open_graph(
     Args:
         graph: the file.
         provider: "cpu"; "cuda", or an error; "auto" for CUDA where it works and else the CPU.
-        threads: threads that one run uses; `default_threads()` when None. They sleep between
-            runs, so that another session in the process keeps its cores.
+        threads: threads that one run uses. None for `default_threads(graph)`; those sleep while
+            they have nothing to do, so that whatever else runs keeps its cores. A number is for
+            cores that nothing else wants: more than one thread then wait by spinning, for some
+            milliseconds after a run too, which is faster there and much slower elsewhere.
 
     Raises:
         ProviderError: if the provider is unknown or cannot be had.
@@ -52,7 +57,6 @@ def open_graph(
         )
     if threads is not None and threads < 1:
         raise GenerationError(f"threads is {threads}; it must be at least 1.")
-    threads = threads or default_threads()
     if provider == "cpu":
         return _load(graph, [_CPU], threads)
     try:
@@ -63,13 +67,15 @@ def open_graph(
         return _load(graph, [_CPU], threads)
 
 
-def default_threads() -> int:
-    """Half of the usable cores, at least 1 and at most 4.
+def default_threads(graph: Path | None = None) -> int:
+    """1 for a graph of less than 16 MB; else half of the usable cores, from 1 to 4.
 
     Usable are the cores that affinity and a container's CPU quota leave to this process. Half of
     them, because two logical cores are often one physical one, and because a thread that has to
     wait for a busy core stops all others.
     """
+    if graph is not None and graph.stat().st_size < _SMALL:
+        return 1
     return max(1, min(usable_cores() // 2, _MOST_THREADS))
 
 
@@ -99,7 +105,7 @@ def _cgroup_quota(root: Path) -> float | None:
         return None
 
 
-def _load_on_cuda(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+def _load_on_cuda(graph: Path, threads: int | None) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime("cuda")
     if _CUDA not in onnxruntime.get_available_providers():
         flavours = installed_flavours()
@@ -117,16 +123,17 @@ def _load_on_cuda(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     return session
 
 
-def _load(graph: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
+def _load(graph: Path, providers: list[str], threads: int | None) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or default_threads(graph)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     # An arena doubles as it grows and gives nothing back; without it a step is as fast.
     options.enable_cpu_mem_arena = False
-    # Idle threads that spin for the next run slow down everything else on a small machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0" if threads is None else "1"
+    )
     if CAN_FLUSH:
         # For the session's own threads. It changes this one too, until the context ends.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")

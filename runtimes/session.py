@@ -50,7 +50,8 @@ class AtomSession:
 
         Args:
             bundle: its folder; the reference bundle of this package when None.
-            threads: threads of one run; half of the usable cores, at most 4, when None.
+            threads: threads of one run, on cores that nothing else wants; when None, 1 for a
+                small model and few that give way for others. See `open_graph`.
             provider: "cpu"; "cuda", which is an error where it cannot be had; or "auto".
 
         Raises:

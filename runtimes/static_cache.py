@@ -41,8 +41,6 @@ ROWS = 64
 # every row, those that it masks included: of a long prompt, half. Shorter chunks save no more, and
 # make the products less efficient. With them the memory of a run is bounded.
 CHUNK = 128
-# Bytes of a graph whose products of one token are too short to share.
-_SMALL = 16 * 2**20
 
 
 class StaticGraphs:
@@ -74,16 +72,13 @@ class StaticGraphs:
 
         Args:
             bundle: with a graph for the role "prefill".
-            threads: of one run of `prefill`. `decode` of a small model runs on one: to wake a
-                second takes longer than its share of a product would.
+            threads: of one run; see `open_graph`.
         """
         prefill = partial(open_graph, bundle.graph("prefill"), threads=threads)
         if "decode" not in bundle.roles or not has_fast_blocks():
             # Where products of blocks are slow, the graph for many tokens is faster for one.
             return cls(prefill, None)
-        decode = bundle.graph("decode")
-        small = decode.stat().st_size < _SMALL
-        return cls(prefill, partial(open_graph, decode, threads=1 if small else threads))
+        return cls(prefill, partial(open_graph, bundle.graph("decode"), threads=threads))
 
     @cached_property
     def prefill(self) -> onnxruntime.InferenceSession:

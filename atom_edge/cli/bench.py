@@ -39,7 +39,8 @@ def bench(
         str, typer.Option("--batch", "-b", help="Sequences at a time, as a list.")
     ] = "1",
     threads: Annotated[
-        str | None, typer.Option("--threads", "-t", help="Threads, as a list; half of the cores.")
+        str | None,
+        typer.Option("--threads", "-t", help="Threads, as a list; a session's own by default."),
     ] = None,
     repetitions: Annotated[
         int, typer.Option("--repetitions", "-r", min=1, help="Runs of each test, after a warm-up.")
@@ -61,7 +62,9 @@ def bench(
     from atom_edge.runtimes.providers import default_threads
 
     kinds = [(n, 0) for n in _numbers(prompt)] + [(0, n) for n in _numbers(generate)]
-    thread_counts = [default_threads()] if threads is None else _numbers(threads)
+    opened = open_bundle(bundle_path() if bundle is None else bundle)
+    default = default_threads(opened.graph())
+    thread_counts = [default] if threads is None else _numbers(threads)
     tests = [
         Test(prompt_tokens, new_tokens, at, sequences, count)
         for count in thread_counts
@@ -69,7 +72,6 @@ def bench(
         for at in _numbers(position, least=0)
         for prompt_tokens, new_tokens in kinds
     ]
-    opened = open_bundle(bundle_path() if bundle is None else bundle)
     results: list[Result] = []
     with show_steps(quiet=as_json) as step:
         step("warm up")

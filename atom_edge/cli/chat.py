@@ -33,7 +33,7 @@ def chat(
     ] = 1.1,
     seed: Annotated[int | None, typer.Option(help="Gives the same replies each time.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to use; half of the cores, at most 4, if omitted.")
+        int | None, typer.Option(help="Threads to use; few that give way to other work if omitted.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="Where to run.")] = "cpu",
 ) -> None:

@@ -51,7 +51,7 @@ def generate(
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to use; half of the cores, at most 4, if omitted.")
+        int | None, typer.Option(help="Threads to use; few that give way to other work if omitted.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="cpu, cuda or auto.")] = "cpu",
 ) -> None:

@@ -76,7 +76,7 @@ class StaticPredictor:
     def prefill(self, ids: Ids) -> Cache:
         """See `Predictor`."""
         cache = StaticCache(self._graphs, ids.shape[1], len(ids))
-        cache.append_for(ids, np.zeros(1, np.int64))
+        cache.append(ids, places=np.zeros(0, np.int64))
         return list(cache.read(ids.shape[1]))
 
     def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
@@ -85,7 +85,7 @@ class StaticPredictor:
         static = StaticCache(self._graphs, before + ids.shape[1], len(ids))
         if cache:
             static.write(cache, lengths)
-        return static.append_for(ids, places)
+        return static.append(ids, places=places)
 
     def new_decoder(self) -> StaticDecoder:
         """See `Predictor`."""

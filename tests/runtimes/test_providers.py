@@ -82,6 +82,25 @@ def test_threads_are_half_of_the_cores_and_few(
     assert default_threads() == threads
 
 
+def test_a_small_graph_gets_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "usable_cores", lambda: 8)
+    graph = tmp_path / "model.onnx"
+    for size, threads in ((100, 1), (2**24 - 1, 1), (2**24, 4)):
+        with graph.open("wb") as file:
+            file.truncate(size)
+        assert default_threads(graph) == threads
+
+
+@pytest.mark.parametrize(("threads", "spin"), [(None, "0"), (1, "1"), (2, "1")])
+def test_only_threads_that_were_asked_for_spin(
+    threads: int | None, spin: str, small_bundle: Path
+) -> None:
+    session = open_graph(open_bundle(small_bundle).graph(), threads=threads)
+    options = session.get_session_options()
+    assert options.intra_op_num_threads == (threads or 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spin
+
+
 @pytest.mark.parametrize(
     ("files", "quota"),
     [
