@@ -2,8 +2,9 @@
 
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, min-p, draw.
 
-A filter takes and returns candidates: ids `[N]` in rising order, and their logits `[N]`, float32 or
-float64, divided by the temperature already. Each keeps at least one candidate.
+A weight is a token's probability up to a common factor. A filter sets weights `[N]` to 0 in place,
+never all of them. After a step of the model little of Python and NumPy is left in the processor's
+caches, so that here the number of calls counts, and how much memory they touch.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from atom_edge.runtimes.decoder import Logits
 
 Sampler = Callable[[Logits], int]
 Ids = NDArray[np.intp]
-Scores = NDArray[np.floating]
-Filter = Callable[[Ids, Scores], tuple[Ids, Scores]]
+Scores = NDArray[np.float64]
+Weights = NDArray[np.floating]
+Filter = Callable[[Weights], None]
+
+# Weights that are summed together before one of them is looked for.
+_BLOCK = 64
 
 
 def greedy(logits: Logits) -> int:
@@ -51,78 +56,87 @@ def make_sampler(
         return greedy
     filters: list[Filter] = []
     if top_k:
-        filters.append(lambda ids, scores: keep_top_k(ids, scores, top_k))
+        filters.append(lambda weights: keep_top_k(weights, top_k))
     if top_p < 1:
-        filters.append(lambda ids, scores: keep_top_p(ids, scores, top_p))
+        filters.append(lambda weights: keep_top_p(weights, top_p))
     if min_p:
-        filters.append(lambda ids, scores: keep_min_p(ids, scores, min_p))
+        filters.append(lambda weights: keep_min_p(weights, min_p))
     uniform = np.random.Generator(np.random.PCG64(seed)).random
-
     # A division would turn the logits to float64, which takes four times as long.
     sharpness = np.float32(1 / temperature)
 
     def sample(logits: Logits) -> int:
-        scores: Scores = logits * sharpness
-        ids = _all_ids(len(scores))
+        weights: Weights = logits * sharpness
+        to_weights(weights)
         for keep in filters:
-            ids, scores = keep(ids, scores)
-        return int(ids[draw(probabilities(scores), uniform())])
+            keep(weights)
+        return draw(weights, uniform())
 
     return sample
 
 
-@lru_cache(maxsize=1)
-def _all_ids(size: int) -> Ids:
-    ids = np.arange(size)
-    ids.flags.writeable = False
-    return ids
+def to_weights(scores: Weights) -> None:
+    """Make logits `[N]` weights in place; the largest becomes 1."""
+    np.subtract(scores, scores.max(), out=scores)
+    np.exp(scores, out=scores)
 
 
-def probabilities(scores: Scores) -> Scores:
-    """Softmax of logits `[N]`, in their type."""
-    weights = scores - scores.max()
-    np.exp(weights, out=weights)
-    weights /= weights.sum()
-    return weights
-
-
-def draw(weights: Scores, uniform: float) -> int:
+def draw(weights: Weights, uniform: float) -> int:
     """Index of `weights` `[N]` at the quantile `uniform`, in [0, 1), of the distribution."""
-    # In float64: a running sum of thousands of float32 drifts.
+    sums = np.add.reduceat(weights, _block_starts(len(weights)), dtype=np.float64)
+    block, rest = _search(sums, uniform)
+    start = block * _BLOCK
+    within, _ = _search(weights[start : start + _BLOCK], rest)
+    return start + within
+
+
+def _search(weights: Weights, share: float) -> tuple[int, float]:
+    """The index at which the running sum passes `share` of the whole.
+
+    Returns:
+        the index, whose weight is not 0, and the share of that weight alone that was passed.
+    """
     cumulative = weights.cumsum(dtype=np.float64)
-    index = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
-    return min(index, len(weights) - 1)  # the product may round up to the sum itself
+    whole = float(cumulative[-1])
+    # The product may round up to the whole itself, which no weight passes.
+    target = min(share * whole, math.nextafter(whole, 0))
+    index = int(cumulative.searchsorted(target, side="right"))
+    before = float(cumulative[index - 1]) if index else 0.0
+    return index, (target - before) / (float(cumulative[index]) - before)
 
 
-def keep_top_k(ids: Ids, scores: Scores, k: int) -> tuple[Ids, Scores]:
+@lru_cache(maxsize=1)
+def _block_starts(size: int) -> Ids:
+    return np.arange(0, size, _BLOCK)
+
+
+def keep_top_k(weights: Weights, k: int) -> None:
     """Keep the k most likely, and all that are as likely as the last of them."""
-    if k >= len(scores):
-        return ids, scores
-    return _take(ids, scores, scores >= np.partition(scores, -k)[-k])
+    if k < len(weights):
+        _keep_from(weights, np.partition(weights, -k)[-k])
 
 
-def keep_top_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
+def keep_top_p(weights: Weights, p: float) -> None:
     """Keep the nucleus, and all that are as likely as the last of it.
 
     The nucleus is the fewest most likely candidates that hold the share p together (Holtzman et
     al., arXiv 1904.09751).
     """
-    weights = probabilities(scores)
-    # Those below (1 - p) / N hold less than 1 - p together, so that the nucleus does without
-    # them: few are left to sort.
-    descending = np.sort(weights[weights >= (1 - p) / len(weights)])[::-1]
-    last = min(int(descending.cumsum().searchsorted(p)), len(descending) - 1)
-    return _take(ids, scores, weights >= descending[last])
+    whole = float(weights.sum())
+    # Those below (1 - p) / N of the whole hold less than 1 - p together, so that the nucleus does
+    # without them: few are left to sort.
+    descending = np.sort(weights[weights >= (1 - p) * whole / len(weights)])[::-1]
+    last = min(int(descending.cumsum().searchsorted(p * whole)), len(descending) - 1)
+    _keep_from(weights, descending[last])
 
 
-def keep_min_p(ids: Ids, scores: Scores, p: float) -> tuple[Ids, Scores]:
+def keep_min_p(weights: Weights, p: float) -> None:
     """Keep what is at least p times as likely as the most likely one (arXiv 2407.01082)."""
-    return _take(ids, scores, scores >= float(scores.max()) + math.log(p))
+    _keep_from(weights, p * float(weights.max()))
 
 
-def _take(ids: Ids, scores: Scores, kept: NDArray[np.bool_]) -> tuple[Ids, Scores]:
-    places = kept.nonzero()[0]  # searched once, and not for each of the two
-    return ids[places], scores[places]
+def _keep_from(weights: Weights, least: float) -> None:
+    np.multiply(weights, weights >= least, out=weights)
 
 
 def penalize_repetition(logits: Logits, seen: Ids, penalty: float) -> Logits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from atom_edge.runtimes.sampling import (
     log_probabilities,
     make_sampler,
     penalize_repetition,
-    probabilities,
+    to_weights,
 )
 
 scores = st.lists(st.floats(-30, 30), min_size=1, max_size=50).map(np.array)
@@ -38,6 +39,21 @@ tied_scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=50).m
 
 def logits_of(*chances: float) -> NDArray[np.float32]:
     return np.log(np.array(chances, np.float32))
+
+
+def probabilities(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    weights = values.copy()
+    to_weights(weights)
+    return weights / weights.sum()
+
+
+def kept_by(keep: Callable[..., None], weights: NDArray[np.floating], value: float) -> list[int]:
+    """Indices that a filter keeps; it must leave their weights alone."""
+    filtered = weights.copy()
+    keep(filtered, value)
+    kept = np.flatnonzero(filtered)
+    assert filtered[kept].tolist() == weights[kept].tolist()
+    return list(kept.tolist())
 
 
 def chi_square(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
@@ -127,27 +143,25 @@ def test_the_filters_and_their_order_are_those_of_transformers(
     )
     logits = torch.tensor(values)[None]
     theirs = torch.isfinite(warpers(torch.tensor([seen]), logits)[0]).nonzero()[:, 0]
-    ids = np.arange(size)
     own = penalize_repetition(values, np.array(seen), penalty) / temperature
-    for keep, value in ((keep_top_k, top_k), (keep_top_p, top_p), (keep_min_p, min_p)):
-        ids, own = keep(ids, own, value)
-    assert ids.tolist() == theirs.tolist()
+    to_weights(own)
+    keep_top_k(own, top_k)
+    keep_top_p(own, top_p)
+    keep_min_p(own, min_p)
+    assert np.flatnonzero(own).tolist() == theirs.tolist()
 
 
 @given(scores | tied_scores, st.integers(1, 60))
 def test_top_k_keeps_the_likeliest_and_their_equals(values: NDArray[np.float64], k: int) -> None:
-    ids, kept = keep_top_k(np.arange(len(values)), values, k)
-    limit = np.sort(values)[-min(k, len(values))]
-    assert ids.tolist() == np.flatnonzero(values >= limit).tolist()
-    assert kept.tolist() == values[ids].tolist()
+    weights = probabilities(values)
+    limit = np.sort(weights)[-min(k, len(weights))]
+    assert kept_by(keep_top_k, weights, k) == np.flatnonzero(weights >= limit).tolist()
 
 
 @given(scores | tied_scores, st.floats(0.001, 0.999))
 def test_top_p_keeps_the_smallest_nucleus(values: NDArray[np.float64], p: float) -> None:
-    ids, kept = keep_top_p(np.arange(len(values)), values, p)
     shares = probabilities(values)
-    assert kept.tolist() == values[ids].tolist()
-    assert ids.tolist() == sorted(ids)
+    ids = kept_by(keep_top_p, shares, p)
     assert shares[ids].sum() >= p - 1e-9
     assert shares[ids][shares[ids] > shares[ids].min()].sum() < p + 1e-9
     assert (np.delete(shares, ids) < shares[ids].min()).all()
@@ -155,8 +169,8 @@ def test_top_p_keeps_the_smallest_nucleus(values: NDArray[np.float64], p: float)
 
 @given(scores | tied_scores, st.floats(0.001, 1))
 def test_min_p_keeps_what_is_likely_enough(values: NDArray[np.float64], p: float) -> None:
-    ids, _ = keep_min_p(np.arange(len(values)), values, p)
     shares = probabilities(values)
+    ids = kept_by(keep_min_p, shares, p)
     assert int(values.argmax()) in ids
     assert (shares[ids] >= p * shares.max() * (1 - 1e-9)).all()
     assert (np.delete(shares, ids) <= p * shares.max() * (1 + 1e-9)).all()
@@ -176,6 +190,23 @@ def test_a_draw_never_passes_the_end() -> None:
     assert draw(np.array([0.3, 0.7]), last) == 1
     assert draw(np.array([1.0]), last) == 0
     assert draw(np.array([0.0, 1.0, 0.0]), 0.0) == 1
+    weights = np.zeros(200, np.float32)
+    weights[[70, 130]] = 1e-3
+    assert draw(weights, last) == 130
+    assert draw(weights, 0.0) == 70
+
+
+@given(st.integers(1, 400), st.integers(0, 2**32), st.floats(0, 1, exclude_max=True))
+def test_a_draw_in_blocks_is_the_quantile_of_all(size: int, seed: int, uniform: float) -> None:
+    random = np.random.default_rng(seed)
+    weights = random.exponential(size=size).astype(np.float32) * (random.random(size) < 0.3)
+    weights[random.integers(size)] = 1
+    index = draw(weights, uniform)
+    cumulative = weights.cumsum(dtype=np.float64)
+    target = uniform * cumulative[-1]
+    assert weights[index] > 0
+    assert cumulative[index] - weights[index] <= target + 1e-9
+    assert cumulative[index] >= target - 1e-9
 
 
 def test_temperature_zero_is_greedy_whatever_the_filters() -> None:

@@ -129,3 +129,20 @@ def test_decoders_of_one_session_do_not_share_a_cache(small_int8_bundle: Path) -
     for token in IDS[20:30]:
         second.feed((token,))
         np.testing.assert_array_equal(first.feed((token,)), alone.feed((token,)))
+
+
+def test_a_used_cache_is_used_again_and_does_not_show(small_int8_bundle: Path) -> None:
+    session = AtomSession.from_pretrained(small_int8_bundle, threads=1)
+    decoder = session.new_decoder()
+    assert isinstance(decoder, StaticDecoder)
+    expected = [decoder.feed(IDS[:9]).copy(), decoder.feed((7,)).copy()]
+    decoder.crop(0)
+    decoder.feed(IDS[30:120])
+    buffers = decoder._cache._buffers
+    del decoder
+    again = session.new_decoder()
+    assert isinstance(again, StaticDecoder)
+    assert again._cache._buffers is buffers
+    assert session.new_decoder()._cache._buffers is not buffers  # type: ignore[attr-defined]
+    for logits, tokens in zip(expected, (IDS[:9], (7,)), strict=True):
+        np.testing.assert_array_equal(again.feed(tokens), logits)
