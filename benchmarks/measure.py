@@ -124,7 +124,7 @@ def overhead(bundle: Path, rounds: int) -> dict[str, float]:
 
 
 def soak(bundle: Path, tokens: int) -> dict[str, float]:
-    """Memory and speed of a long chat: the first tenth of `tokens` against the last."""
+    """Memory and speed of a long chat: the first fifth of `tokens` against the last."""
     script = Path(__file__).parent / "workers" / "soak.py"
     done = subprocess.run(
         [sys.executable, str(script), str(bundle), str(tokens)],

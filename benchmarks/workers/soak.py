@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+from protocol import peak_mb
+
+CONTEXT = 250
+
 
 def resident_mb() -> float:
     """Memory that the process holds now."""
@@ -22,16 +26,16 @@ def main() -> None:
     while made < wanted:
         start, count = perf_counter(), 0
         options = {"max_new_tokens": 200, "temperature": 0.8, "seed": made}
-        for piece in session.stream(history[-250:], decoder=decoder, **options):
+        for piece in session.stream(history, decoder=decoder, **options):
             history.append(piece.token_id)
             count += 1
+        del history[:-CONTEXT]
         made += count
         marks.append((made, count / (perf_counter() - start), resident_mb()))
     first = [mark for mark in marks if mark[0] <= wanted / 5] or marks[:1]
     last = [mark for mark in marks if mark[0] > wanted * 4 / 5]
     middle = sorted(rate for _, rate, _ in first)[len(first) // 2]
     end = sorted(rate for _, rate, _ in last)[len(last) // 2]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
             {
@@ -40,7 +44,7 @@ def main() -> None:
                 "tps_last_fifth": end,
                 "mb_after_first_fifth": first[-1][2],
                 "mb_at_end": last[-1][2],
-                "peak_mb": peak,
+                "peak_mb": peak_mb(),
             }
         )
     )
