@@ -14,7 +14,8 @@ from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.quantize_dynamic import quantize_dynamic
 from atom_edge.runtimes.decoder import Cache
 from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
+from atom_edge.runtimes.static_cache import StaticCache
+from atom_edge.runtimes.static_graphs import StaticGraphs
 
 DECODE_BLOCK = 64
 

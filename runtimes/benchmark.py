@@ -20,7 +20,8 @@ from atom_edge.bundle import Bundle
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.decoder import Logits, PortableGraph
 from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_cache import StaticCache, StaticGraphs
+from atom_edge.runtimes.static_cache import StaticCache
+from atom_edge.runtimes.static_graphs import StaticGraphs
 
 Ids = NDArray[np.int64]
 # Any ordinary token will do: the work does not depend on which.

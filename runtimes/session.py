@@ -15,7 +15,8 @@ from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder, token_ids
 from atom_edge.runtimes.providers import Provider, open_graph
 from atom_edge.runtimes.reply import Generation, Piece, collect
-from atom_edge.runtimes.static_cache import StaticDecoder, StaticGraphs
+from atom_edge.runtimes.static_cache import StaticDecoder
+from atom_edge.runtimes.static_graphs import StaticGraphs
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
 

@@ -263,8 +263,8 @@ def test_a_cpu_without_int8_block_products_runs_the_columns_alone(
         graphs.append(graph.name)
         return open_graph(graph, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("atom_edge.runtimes.static_cache.open_graph", recording)
-    monkeypatch.setattr("atom_edge.runtimes.static_cache.has_fast_blocks", lambda: fast_blocks)
+    monkeypatch.setattr("atom_edge.runtimes.static_graphs.open_graph", recording)
+    monkeypatch.setattr("atom_edge.runtimes.static_graphs.has_fast_blocks", lambda: fast_blocks)
     session = AtomSession.from_pretrained(small_int8_bundle)
     assert len(session.generate("The water", max_new_tokens=5, temperature=0).token_ids) == 5
     assert set(graphs) == opened
