@@ -73,8 +73,9 @@ def eval_command(
         typer.echo(f"{'task':<32} {'metric':<28} {'value':>9} {'s.e.':>8} {'count':>7}")
         for result in results:
             scale = 100 if result.is_share else 1
+            error = result.standard_error * scale
             typer.echo(
                 f"{result.task:<32} {result.metric:<28} {result.value * scale:>9.4g} "
-                f"{result.standard_error * scale:>8.2g} {result.count:>7}"
+                f"{'' if math.isnan(error) else format(error, '.2g'):>8} {result.count:>7}"
             )
     typer.echo(f"{model.name}, {time.monotonic() - start:.0f} s", err=True)
