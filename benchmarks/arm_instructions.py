@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from atom_edge.runtimes.decoder import PortableDecoder, PortableGraph
 from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_cache import StaticDecoder
+from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 
 onnx = Path(sys.argv[1]) / "onnx"

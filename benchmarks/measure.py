@@ -96,9 +96,9 @@ def batch_rates(bundle: Path, rounds: int) -> dict[str, float]:
 def overhead(bundle: Path, rounds: int) -> dict[str, float]:
     """Microseconds a token of the public session, and of bare runs of the same bound graph."""
     from atom_edge import AtomSession
-    from atom_edge.runtimes.static_cache import StaticDecoder
+    from atom_edge.runtimes.static_decoder import StaticDecoder
 
-    session = AtomSession.from_pretrained(bundle, threads=1)
+    session = AtomSession.from_pretrained(bundle, threads=1, lookahead=False)
     prompt = np.random.default_rng(0).integers(5, 4096, 64).tolist()
     settings: dict[str, dict[str, Any]] = {
         "greedy": {"temperature": 0},

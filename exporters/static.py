@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from atom_edge.exporters.passes import for_decode, for_prefill
+from atom_edge.exporters.passes import for_check, for_decode, for_prefill
 from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.quantize_dynamic import quantize_dynamic
 from atom_edge.runtimes.decoder import Cache
@@ -21,10 +21,10 @@ DECODE_BLOCK = 64
 
 
 def static_graphs(traced: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
-    """The graphs of roles `prefill` and `decode`; none where the passes decline.
+    """The graphs of roles `prefill`, `decode` and `check`; none where the passes decline.
 
-    In float32 one graph serves both. In int8 the products of one token and of many want different
-    kernels, and so different weights.
+    In float32 one graph serves for all. In int8 the products of one token and of many want
+    different kernels, and so different weights; `check` runs a few tokens with those of one.
 
     Args:
         traced: what `trace` returned.
@@ -36,9 +36,10 @@ def static_graphs(traced: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
     if not int8:
         return {"prefill": prefill}
     graphs = {"prefill": quantize_dynamic(prefill)}
-    decode = for_decode(traced)
-    if decode is not None:
+    decode, check = for_decode(traced), for_check(traced)
+    if decode is not None and check is not None:
         graphs["decode"] = quantize(decode, DECODE_BLOCK)
+        graphs["check"] = quantize(check, DECODE_BLOCK)
     return graphs
 
 

@@ -232,7 +232,7 @@ def validate_graphs(
     Returns:
         the report of `model`, the portable graph; where there are graphs over a static cache, of
         `static`; and where those are two, of `columns`, the one that CPUs without fast products of
-        int8 blocks use for everything.
+        int8 blocks use for everything; and of `check`, the one that runs guessed tokens.
     """
     threads = torch.get_num_threads()
     paths: dict[str, Graph] = {"model": PortableGraph(files["model"], threads)}
@@ -241,6 +241,8 @@ def validate_graphs(
         paths["static"] = StaticPair(files["prefill"], files.get("decode"), context, threads)
         if "decode" in files:
             paths["columns"] = StaticPair(files["prefill"], None, context, threads)
+        if "check" in files:
+            paths["check"] = StaticPair(files["check"], None, context, threads)
     reference = Reference(snapshot.model)
     encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
 

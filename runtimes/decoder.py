@@ -21,7 +21,14 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Decoder(Protocol):
-    """One sequence of tokens and what the model remembers of it."""
+    """One sequence of tokens and what the model remembers of it.
+
+    Attributes:
+        looks_ahead: set by a caller that feeds the likeliest token each time: the text may then
+            repeat itself, and a decoder that can may compute tokens before they are fed.
+    """
+
+    looks_ahead: bool
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -135,6 +142,7 @@ class PortableDecoder:
         self._mask = np.ones((1, context_length), np.int64)
         self._context_length = context_length
         self.token_ids: list[int] = []
+        self.looks_ahead = False  # it cannot
 
     def feed(self, token_ids: Sequence[int]) -> Logits:
         """Append tokens; return float32 `[vocab]`, the logits of what follows the last one.

@@ -72,6 +72,11 @@ class GenerationOptions:
         )
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether each token is the likeliest, whatever came before."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+    @property
     def stop_texts(self) -> tuple[str, ...]:
         """`stop` as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)

@@ -15,7 +15,7 @@ from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder, token_ids
 from atom_edge.runtimes.providers import Provider, open_graph
 from atom_edge.runtimes.reply import Generation, Piece, collect
-from atom_edge.runtimes.static_cache import StaticDecoder
+from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
@@ -32,12 +32,18 @@ class AtomSession:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, provider: Provider = "cpu"
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        provider: Provider = "cpu",
+        lookahead: bool = True,
     ) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer.from_file(bundle.tokenizer_file)
         self._make_decoder, vocab_size = _decoders(bundle, provider, threads)
         self._prompt = PromptEncoder(bundle, self.tokenizer, vocab_size)
+        self._lookahead = lookahead
         self._end_ids = frozenset(token_ids(bundle, "eos_token_id"))
 
     @classmethod
@@ -46,6 +52,7 @@ class AtomSession:
         bundle: str | Path | None = None,
         threads: int | None = None,
         provider: Provider = "cpu",
+        lookahead: bool = True,
     ) -> AtomSession:
         """Verify and load a bundle.
 
@@ -54,6 +61,8 @@ class AtomSession:
             threads: threads of one run, on cores that nothing else wants; when None, 1 for a
                 small model and few that give way for others. See `open_graph`.
             provider: "cpu"; "cuda", which is an error where it cannot be had; or "auto".
+            lookahead: guess at greedy text that repeats itself, where that cannot change it; see
+                `runtimes/lookahead.py`.
 
         Raises:
             BundleError: if it is no bundle, or not one that can run here.
@@ -61,7 +70,7 @@ class AtomSession:
             ProviderError: if the provider cannot be had.
         """
         opened = open_bundle(bundle_path() if bundle is None else bundle)
-        return cls(opened, threads=threads, provider=provider)
+        return cls(opened, threads=threads, provider=provider, lookahead=lookahead)
 
     @property
     def context_length(self) -> int:
@@ -101,8 +110,10 @@ class AtomSession:
             options: see `GenerationOptions`.
         """
         chosen = GenerationOptions(**options)
+        decoder = decoder or self.new_decoder()
+        decoder.looks_ahead = self._lookahead and chosen.is_greedy
         return generate(
-            decoder or self.new_decoder(),
+            decoder,
             self._prompt(prompt),
             chosen,
             TextStream(self.tokenizer.detokenizer(), chosen.stop_texts),

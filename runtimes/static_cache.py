@@ -55,6 +55,7 @@ class StaticCache:
         self._last_places = np.arange(batch_size)
         self._logits = np.zeros((batch_size, graphs.vocab_size), np.float32)
         self._step: Callable[[], None] | None = None
+        self._checks: dict[int, tuple[Ids, Logits, Callable[[], None]]] = {}
         # Plain cells of the first sequence: an array's arithmetic takes microseconds a token.
         self._first_length = memoryview(self.lengths.data)
         self._first_token = memoryview(self._one_token.reshape(-1).data)
@@ -74,6 +75,25 @@ class StaticCache:
         self._step()
         self._first_length[0] = length + 1
         return self._first_logits
+
+    def check(self, token_ids: Sequence[int]) -> Logits:
+        """Run a few tokens of the only sequence, without counting them as appended.
+
+        Returns:
+            logits float32 `[T, V]` of what follows each; the next check overwrites them.
+        """
+        count = len(token_ids)
+        self._make_room(self._first_length[0] + count)
+        if count not in self._checks:
+            self._checks[count] = self._bind_check(count)
+        ids, logits, run = self._checks[count]
+        ids[0] = token_ids
+        run()
+        return logits
+
+    def skip(self) -> None:
+        """Count a token of the only sequence as appended that was checked before."""
+        self._first_length[0] += 1
 
     def step(self, token_ids: Ids) -> Logits:
         """Append one token to each sequence.
@@ -168,6 +188,7 @@ class StaticCache:
                 self._view(buffer, rows)[:, :, : self._rows] = held
         self._rows = rows
         self._step = None
+        self._checks.clear()
 
     def _check_fit(self, length: int) -> None:
         if length > self._context_length:
@@ -182,6 +203,17 @@ class StaticCache:
         binding = self._bind(session, self._one_token, self._logits, places)
         run = session.run_with_iobinding
         return lambda: run(binding)
+
+    def _bind_check(self, count: int) -> tuple[Ids, Logits, Callable[[], None]]:
+        ids, places = np.zeros((1, count), np.int64), np.arange(count)
+        logits = np.zeros((count, self._graphs.vocab_size), np.float32)
+        session = self._graphs.check
+        binding, run = self._bind(session, ids, logits, places), session.run_with_iobinding
+
+        def check(held: Ids = places) -> None:  # which the binding only has the address of
+            run(binding)
+
+        return ids, logits, check
 
     def _bind(
         self,
@@ -211,37 +243,3 @@ class StaticCache:
             present = name.replace("past_key_values", "present")
             bind(name, self._view(buffer, self._rows), present)
         return binding
-
-
-class StaticDecoder:
-    """A `Decoder` over a static cache."""
-
-    def __init__(self, graphs: StaticGraphs, context_length: int) -> None:
-        self._cache = StaticCache(graphs, context_length)
-        self._context_length = context_length
-        self.token_ids: list[int] = []
-
-    def feed(self, token_ids: Sequence[int]) -> Logits:
-        """Append tokens; return float32 `[vocab]`, the logits of what follows the last one.
-
-        Raises:
-            GenerationError: if there are no tokens, or more than the context holds.
-        """
-        count = len(token_ids)
-        if not 0 < count <= self._context_length - len(self.token_ids):
-            raise GenerationError(
-                f"{count} tokens cannot follow {len(self.token_ids)} in a context of "
-                f"{self._context_length}."
-            )
-        if count == 1:
-            logits = self._cache.step_first(token_ids[0])
-        else:
-            logits = self._cache.append(np.array([token_ids], np.int64))[0]
-        self.token_ids += token_ids
-        return logits
-
-    def crop(self, length: int) -> None:
-        """Forget all tokens but the first `length`."""
-        if length < len(self.token_ids):
-            self._cache.lengths[0] = length
-            del self.token_ids[length:]

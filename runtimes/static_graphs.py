@@ -6,6 +6,7 @@ head size, V the vocabulary; K, D, V and the number of cache tensors are read fr
     prefill   input_ids [B, T], past_length [B], logits_index [N], cache [B, K, S, D]
               -> logits [N, V] of the places b * T + t, cache
     decode    input_ids [1, 1], past_length [1], cache [1, K, S, D] -> logits [1, 1, V], cache
+    check     as `prefill`, with the products of `decode`
 
 Sequence b's tokens are rows `0 .. past_length[b]` of its cache.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Buffers = NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 class StaticGraphs:
@@ -37,14 +39,22 @@ class StaticGraphs:
     Args:
         prefill: opens the graph for any number of new tokens.
         decode: opens the graph for one new token; None where `prefill` serves for that too.
+        check: opens the graph for a few tokens that were guessed; None to guess none.
+
+    Attributes:
+        lookahead_is_exact: whether `check` and `decode` give the same bits; None until that is
+            known.
     """
 
     def __init__(
         self,
         prefill: Callable[[], onnxruntime.InferenceSession],
         decode: Callable[[], onnxruntime.InferenceSession] | None,
+        check: Callable[[], onnxruntime.InferenceSession] | None = None,
     ) -> None:
-        self._open_prefill, self._open_decode = prefill, decode
+        self._open_prefill, self._open_decode, self._open_check = prefill, decode, check
+        self.lookahead_is_exact: bool | None = None if check and decode else False
+        self._agreed = 0
         inputs = {value.name: value for value in self.prefill.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
         if not self.cache_names or not {"input_ids", "past_length", "logits_index"} < set(inputs):
@@ -67,7 +77,11 @@ class StaticGraphs:
         if "decode" not in bundle.roles or not has_fast_blocks():
             # Where products of blocks are slow, the graph for many tokens is faster for one.
             return cls(prefill, None)
-        return cls(prefill, partial(open_graph, bundle.graph("decode"), threads=threads))
+        decode = partial(open_graph, bundle.graph("decode"), threads=threads)
+        if "check" not in bundle.roles:
+            return cls(prefill, decode)
+        check = partial(open_graph, bundle.graph("check"), threads=threads)
+        return cls(prefill, decode, check)
 
     @cached_property
     def prefill(self) -> onnxruntime.InferenceSession:
@@ -78,6 +92,28 @@ class StaticGraphs:
     def decode(self) -> onnxruntime.InferenceSession | None:
         """The session for one new token of one sequence, opened when it is first needed."""
         return None if self._open_decode is None else self._open_decode()
+
+    @cached_property
+    def check(self) -> onnxruntime.InferenceSession:
+        """The session for a few guessed tokens, opened when it is first needed."""
+        assert self._open_check is not None
+        return self._open_check()
+
+    def compare(self, checked: Logits, stepped: Logits, *, trials: int, guessed: bool) -> None:
+        """Learn whether lookahead is exact, from logits `[V]` of both ways to the same token.
+
+        Args:
+            checked: those of `check`.
+            stepped: those of `decode`.
+            trials: equal logits after guessed tokens that are enough.
+            guessed: whether these are such.
+        """
+        if not np.array_equal(checked, stepped):
+            self.lookahead_is_exact = False
+        elif guessed and self.lookahead_is_exact is None:
+            self._agreed += 1
+            if self._agreed >= trials:
+                self.lookahead_is_exact = True
 
     def take_buffers(self, shape: tuple[int, int]) -> Buffers:
         """float32 of `shape`: those given back last, if they fit; their numbers are finite.

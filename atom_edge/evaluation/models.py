@@ -23,7 +23,8 @@ from atom_edge.runtimes.decoder import (
     PortableGraph,
 )
 from atom_edge.runtimes.providers import open_graph, usable_cores
-from atom_edge.runtimes.static_cache import StaticCache, StaticDecoder
+from atom_edge.runtimes.static_cache import StaticCache
+from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 from atom_edge.tokenizer import Tokenizer
 

@@ -7,6 +7,7 @@ computes the same.
     traced --fuse--> portable
     traced --for_prefill--> any number of new tokens over a static cache
     traced --for_decode---> one new token of one sequence over a static cache
+    traced --for_check----> a few new tokens, each as `decode` computes it
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ def for_decode(traced: ir.Model) -> ir.Model | None:
     if not attend_one_token(model):
         return None
     project_off_own_value(model)
+    return tidy(model)
+
+
+def for_check(traced: ir.Model) -> ir.Model | None:
+    """A copy of a traced graph for a few new tokens; None if there is none.
+
+    Inputs and outputs are those of `for_prefill`, and the arithmetic is that of `for_decode`.
+    """
+    model = fuse(traced)
+    if not use_static_cache(model):
+        return None
+    project_off_own_value(model)
+    if not choose_logits(model):
+        return None
     return tidy(model)
 
 

@@ -1,16 +1,19 @@
-"""XSA of one token: the part along the own value is taken off by two Gemm nodes.
+"""XSA as products: the part along the own value is taken off by two matrix products a token.
 
-Matches, as `exclude_own_value` is traced and `fuse_own_value` leaves it,
+Matches, as `exclude_own_value` is traced and `fuse_own_value` leaves it, with the G query heads of
+each key-value head,
 
-    direction = SimplifiedLayerNormalization(v)
-    y - ReduceSum(y * direction, last axis) * direction
+    direction = SimplifiedLayerNormalization(v [..., 1, D])
+    y [..., G, D] - ReduceSum(y * direction, last axis) * direction
 
-and computes, with the G query heads as rows of a matrix `[G, D]`,
+and computes, over all tokens and key-value heads at once,
 
     y - (y direction^T) direction
 
-Declines when `y` is more than one matrix: several tokens, sequences or key-value heads each have a
-direction of their own.
+Fewer nodes for one token; for many, the element-wise form is faster. A token's result has the same
+bits however many are computed together.
+
+Declines when G or D is not static, or the sum is not over the last axis.
 
 Source: XSA, arXiv 2603.09078.
 """
@@ -24,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from atom_edge.exporters.passes.matching import apply_rule, is_last_axis
+from atom_edge.exporters.passes.matching import apply_rule, is_last_axis, size
 
 
 class _Projection(pattern.RewriteRuleClassBase):
@@ -41,40 +44,43 @@ class _Projection(pattern.RewriteRuleClassBase):
         result = MatchResult()
         if not is_last_axis(axes, y):
             return result.fail("the sum is not over the last axis", axes)
-        rows, direction = _static(y), _static(v)
-        if rows is None or direction is None:
-            return result.fail("the sizes are not static", [y, v])
-        if math.prod(rows[:-2]) != 1 or math.prod(direction[:-1]) != 1:
-            return result.fail("more than one direction", [y, v])
+        if y.shape is None or v.shape is None or len(y.shape) != len(v.shape):
+            return result.fail("the shapes are not known", [y, v])
+        rank = len(y.shape)
+        if any(size(y, axis) is None for axis in (rank - 2, rank - 1)) or size(v, rank - 2) != 1:
+            return result.fail("not one direction for some rows", [y, v])
         return result
 
     def rewrite(
         self, op: Any, y: ir.Value, v: ir.Value, weight: ir.Value, direction: ir.Value, **_: Any
     ) -> Any:
-        sizes = _static(y)
-        assert sizes is not None
+        assert y.shape is not None
+        groups, width = y.shape[-2:]
         node = direction.producer()
         assert node is not None
 
-        def view(x: ir.Value, *shape: int) -> ir.Value:
-            target = op.Constant(value=ir.tensor(np.array(shape, np.int64)))
+        leading = y.shape[:-2]
+        static = all(isinstance(axis, int) for axis in leading)
+        matrices = math.prod(leading) if static else None
+
+        def view(x: ir.Value, *sizes: int) -> ir.Value:
+            target = op.Constant(value=ir.tensor(np.array([-1, *sizes], np.int64)))
             viewed: ir.Value = op.Reshape(x, target)
-            viewed.shape, viewed.type = ir.Shape(shape), y.type
+            viewed.shape, viewed.type = ir.Shape([matrices, *sizes]), y.type
             return viewed
 
-        rows = view(y, *sizes[-2:])
+        rows = view(y, groups, width)  # type: ignore[arg-type]
         unit = op.SimplifiedLayerNormalization(
-            view(v, 1, sizes[-1]), weight, **dict(node.attributes)
+            view(v, 1, width),  # type: ignore[arg-type]
+            weight,
+            **dict(node.attributes),
         )
-        along = op.Gemm(rows, unit, transB=1)
-        rest = op.Gemm(along, unit, rows, alpha=-1.0)
+        along = op.MatMul(rows, view(unit, width, 1))  # type: ignore[arg-type]
+        rest = op.Sub(rows, op.MatMul(along, unit))
         rest.shape, rest.type = rows.shape, y.type
-        return view(rest, *sizes)
-
-
-def _static(value: ir.Value) -> list[int] | None:
-    sizes = list(value.shape) if value.shape is not None else [None]
-    return sizes if all(isinstance(size, int) for size in sizes) else None  # type: ignore[return-value]
+        back = op.Reshape(rest, op.Shape(y))
+        back.shape, back.type = y.shape, y.type
+        return back
 
 
 def project_off_own_value(model: ir.Model) -> int:

@@ -12,7 +12,8 @@ from atom_edge.errors import GenerationError
 from atom_edge.runtimes.decoder import PortableDecoder, PortableGraph
 from atom_edge.runtimes.providers import open_graph
 from atom_edge.runtimes.session import AtomSession
-from atom_edge.runtimes.static_cache import ROWS, StaticCache, StaticDecoder
+from atom_edge.runtimes.static_cache import ROWS, StaticCache
+from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 
 CONTEXT = 128

@@ -21,7 +21,7 @@ from atom_edge.exporters.passes.rotary import fuse_rotary
 from atom_edge.exporters.passes.silu import fuse_silu
 from atom_edge.exporters.passes.static_cache import use_static_cache
 
-from .conftest import build, constant, operators
+from .conftest import build, constant, operators, run
 
 
 def norm(axis: int = -1, power: float = 2.0, weight_shape: tuple[int, ...] = (8,)) -> ir.Model:
@@ -155,7 +155,7 @@ def test_one_token_needs_a_packed_product(traced: ir.Model) -> None:
     assert "past_length" not in {value.name for value in unpacked.graph.inputs}
 
 
-def projection(rows: int, axis: int = -1) -> ir.Model:
+def projection(axis: int = -1, rows: int | str = 4, directions: int = 1) -> ir.Model:
     def make(op, y, v):
         weight = constant(op, np.ones(8), np.float32)
         unit = op.op("SimplifiedLayerNormalization", [v, weight], {"axis": -1, "epsilon": 1e-6})
@@ -163,13 +163,21 @@ def projection(rows: int, axis: int = -1) -> ir.Model:
         along = op.op("ReduceSum", [products, constant(op, [axis])], {"keepdims": 1})
         return op.op("Sub", [y, op.op("Mul", [along, unit])])
 
-    return build(make, y=(1, rows, 4, 8), v=(1, rows, 1, 8))
+    return build(make, y=(2, 3, rows, 8), v=(2, 3, directions, 8))
 
 
-def test_a_projection_has_one_direction() -> None:
-    assert project_off_own_value(projection(1)) == 1
-    assert project_off_own_value(projection(2)) == 0
-    assert project_off_own_value(projection(1, axis=1)) == 0
+def test_a_projection_has_one_direction_for_each_matrix() -> None:
+    model, before = projection(), projection()
+    assert project_off_own_value(model) == 1
+    inputs = {
+        name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        for name, shape in (("y", (2, 3, 4, 8)), ("v", (2, 3, 1, 8)))
+    }
+    expected = run(before, inputs)["output"]
+    np.testing.assert_allclose(run(model, inputs)["output"], expected, rtol=0, atol=1e-6)
+    assert project_off_own_value(projection(axis=1)) == 0
+    assert project_off_own_value(projection(rows="n")) == 0
+    assert project_off_own_value(projection(directions=4)) == 0
 
 
 def test_logits_of_another_making_are_left(traced: ir.Model) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from atom_edge.exporters.passes import for_decode, for_prefill
+from atom_edge.exporters.passes import for_check, for_decode, for_prefill
 from atom_edge.exporters.quantize_dynamic import quantize_columns, quantize_dynamic
 
 from .conftest import CONTEXT, LAYERS, Arrays, operators, portable_inputs, run, run_in_place
@@ -78,6 +78,13 @@ def test_rows_of_different_length_are_independent(traced: ir.Model) -> None:
         np.testing.assert_allclose(run(static, alone)["logits"], together[row], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "past", "tokens"), [(1, 0, 1), (1, 11, 4), (3, 11, 4)])
+def test_check_computes_the_same(traced: ir.Model, batch: int, past: int, tokens: int) -> None:
+    static = for_check(traced)
+    assert static is not None
+    assert_same_as_traced(traced, static, batch, past, tokens)
+
+
 def test_only_chosen_logits_are_computed(traced: ir.Model) -> None:
     static = for_prefill(traced)
     assert static is not None
@@ -102,9 +109,9 @@ def test_a_step_is_a_short_list_of_nodes(traced: ir.Model, shape: str) -> None:
     counts = operators(static)
     assert counts["Attention"] == counts["RotaryEmbedding"] == LAYERS
     assert counts["TensorScatter"] == 2 * LAYERS
-    assert counts["Gemm"] == {"atom": 2, "llama": 0}[shape] * LAYERS
-    assert counts["Softmax"] == counts["Concat"] == counts["Shape"] == counts["Sub"] == 0
-    assert len(static.graph) <= {"atom": 21, "llama": 18}[shape] * LAYERS + 7
+    assert counts["MatMul"] == {"atom": 6, "llama": 4}[shape] * LAYERS + 1
+    assert counts["Softmax"] == counts["Concat"] == counts["Shape"] == counts["ReduceSum"] == 0
+    assert len(static.graph) <= {"atom": 23, "llama": 18}[shape] * LAYERS + 7
 
 
 def test_dynamic_int8_is_close_and_has_no_float_matrix(traced: ir.Model) -> None:
