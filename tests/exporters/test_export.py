@@ -46,7 +46,8 @@ def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
 
 def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
-    graphs = {"onnx/model_quantized.onnx", "onnx/prefill.onnx", "onnx/decode.onnx"}
+    roles = ("model_quantized", "prefill", "decode", "check")
+    graphs = {f"onnx/{role}.onnx" for role in roles}
     assert set(bundle.manifest["files"]) == BUNDLE_FILES | graphs
     validation = bundle.manifest["validation"]
     assert 0 < validation["mean_kl"] < 0.01
@@ -82,7 +83,7 @@ def test_a_llama_with_an_embedding_of_its_own_exports(make_snapshot, tmp_path: P
     )
     result = pipeline.export(open_snapshot(snapshot), tmp_path / "out", quantization="int8")
     failures = {name: report.failures() for name, report in result.reports.items()}
-    assert failures == {"model": [], "static": [], "columns": []}
+    assert failures == {"model": [], "static": [], "columns": [], "check": []}
     graph = ir.load(open_bundle(tmp_path / "out").graph())
     floats = [
         value.name
