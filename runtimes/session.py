@@ -58,8 +58,8 @@ class AtomSession:
 
         Args:
             bundle: its folder; the reference bundle of this package when None.
-            threads: threads of one run, on cores that nothing else wants; when None, 1 for a
-                small model and few that give way for others. See `open_graph`.
+            threads: threads of one run at most, on cores that nothing else wants; when None, few
+                that give way to others. A small model runs on one in any case. See `open_graph`.
             provider: "cpu"; "cuda", which is an error where it cannot be had; or "auto".
             lookahead: guess at greedy text that repeats itself, where that cannot change it; see
                 `runtimes/lookahead.py`.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     import onnxruntime
 
+# Bytes of a graph whose products are too short for a second thread, even one that spins.
+_SMALL = 8 * 2**20
+
 Buffers = NDArray[np.float32]
 Logits = NDArray[np.float32]
 
@@ -71,8 +74,11 @@ class StaticGraphs:
 
         Args:
             bundle: with a graph for the role "prefill".
-            threads: of one run; see `open_graph`.
+            threads: of one run, at most; see `open_graph`. Graphs of less than 8 MB run on one: to
+                wake a second takes longer than its part of a product would.
         """
+        if bundle.graph("prefill").stat().st_size < _SMALL:
+            threads = 1
         prefill = partial(open_graph, bundle.graph("prefill"), threads=threads)
         if "decode" not in bundle.roles or not has_fast_blocks():
             # Where products of blocks are slow, the graph for many tokens is faster for one.
