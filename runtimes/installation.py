@@ -6,7 +6,6 @@ and removing either takes files from the other. pip notices nothing of that.
 
 from __future__ import annotations
 
-import importlib.metadata
 from types import ModuleType
 
 from atom_edge.errors import MissingExtraError, ProviderError
@@ -26,6 +25,8 @@ FLAVOURS = (
 
 def installed_flavours() -> dict[str, str]:
     """The distributions of onnxruntime that are installed, and their versions."""
+    import importlib.metadata  # a twentieth of a cold start, and needed where something is wrong
+
     found = {}
     for name in FLAVOURS:
         try:
