@@ -27,6 +27,9 @@ _NGRAM = 3
 _FEW, _MANY = 3, 7
 # Tokens without a guess after a wrong one; twice as many after each further one.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 64
+# Tokens that must have been guessed right before `check` is opened: that takes as long as 50 steps,
+# and a short reply would not win them back.
+_FORESEEN = 32
 # Guessed tokens whose logits must equal those of steps before any are used.
 _TRIALS = 8
 
@@ -41,6 +44,7 @@ class Lookahead:
         self._ahead: deque[tuple[int, Logits]] = deque()
         self._width = _FEW
         self._pause = self._wait = 0
+        self._expected: list[int] = []
 
     def step(self, history: Sequence[int]) -> Logits:
         """Append the last token of `history` to the cache, which holds those before it.
@@ -48,6 +52,10 @@ class Lookahead:
         Returns:
             logits float32 `[V]` of what follows; the next call may overwrite them.
         """
+        if self._graphs.foreseen < _FORESEEN:
+            self._graphs.foreseen += history[-1:] == self._expected
+            self._expected = self._followers.of_last(history, 1)
+            return self._cache.step_first(history[-1])
         taken = self._take(history[-1])
         checked = self._check(history) if taken is None else None
         known = checked if taken is None else taken

@@ -47,6 +47,7 @@ class StaticGraphs:
     Attributes:
         lookahead_is_exact: whether `check` and `decode` give the same bits; None until that is
             known.
+        foreseen: tokens so far that a guess would have got right without `check`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StaticGraphs:
     ) -> None:
         self._open_prefill, self._open_decode, self._open_check = prefill, decode, check
         self.lookahead_is_exact: bool | None = None if check and decode else False
+        self.foreseen = 0
         self._agreed = 0
         inputs = {value.name: value for value in self.prefill.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]

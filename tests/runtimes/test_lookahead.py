@@ -21,10 +21,11 @@ def open_session(bundle: Path) -> AtomSession:
     return AtomSession.from_pretrained(bundle, threads=1)
 
 
-def looking_ahead(session: AtomSession, *, exact: bool | None) -> StaticDecoder:
+def looking_ahead(session: AtomSession, *, exact: bool | None, foreseen: int = 32) -> StaticDecoder:
     decoder = session.new_decoder()
     assert isinstance(decoder, StaticDecoder)
     decoder._graphs.lookahead_is_exact = exact
+    decoder._graphs.foreseen = foreseen
     decoder.looks_ahead = True
     return decoder
 
@@ -64,6 +65,22 @@ def test_a_process_trusts_it_only_after_equal_logits(small_int8_bundle: Path) ->
     assert seen[0] is None
     assert seen[-1] is True
     assert seen.index(True) > len(PERIOD) + 8, "eight guessed tokens were compared before"
+
+
+def test_the_graph_is_opened_when_the_text_has_repeated_itself(
+    small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = looking_ahead(open_session(small_int8_bundle), exact=None, foreseen=0)
+    runs = count_runs(decoder, monkeypatch)
+    # The first period and the three tokens after it are known from nothing.
+    first_known = len(PERIOD) + 3
+    for token in TEXT[: first_known + 32]:
+        decoder.feed((token,))
+    assert decoder._graphs.foreseen == 32
+    assert "check" not in runs
+    assert "check" not in decoder._graphs.__dict__, "its session is not open"
+    decoder.feed((TEXT[first_known + 32],))
+    assert runs[-2:] == ["check", "step_first"]
 
 
 def test_other_bits_end_it(small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +134,9 @@ def test_text_is_the_same_with_and_without() -> None:
             assert (
                 reply.token_ids == without.generate(prompt, max_new_tokens=96, **options).token_ids
             )
+    decoder = session.new_decoder()
+    assert isinstance(decoder, StaticDecoder)
+    assert "check" in decoder._graphs.__dict__, "it was used"
 
 
 @settings(deadline=None)
