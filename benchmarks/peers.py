@@ -76,7 +76,9 @@ def set_up(work: Path) -> None:
         if not done.exists():
             print(f"installing {name}: {', '.join(packages)}", file=sys.stderr)
             run([sys.executable, "-m", "venv", environments / name])
-            run([python(environments, name), "-m", "pip", "install", "-q", *packages])
+            # Without pip's cache: a wheel that was built with other flags would be taken from it.
+            pip = [python(environments, name), "-m", "pip", "install", "-q", "--no-cache-dir"]
+            run([*pip, *packages])
             done.touch()
     if not (models / "optimum" / "model_quantized.onnx").exists():
         print("converting the models", file=sys.stderr)
