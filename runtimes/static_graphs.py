@@ -1,4 +1,4 @@
-"""The fast pair of graphs over a static cache, as sessions: `prefill` and `decode`.
+"""The graphs over a static cache, as sessions: `prefill`, `decode` and `check`.
 
 B is the batch, T the new tokens, S the rows of the cache that a run sees, K key-value heads, D
 head size, V the vocabulary; K, D, V and the number of cache tensors are read from the graphs.
@@ -37,7 +37,7 @@ Logits = NDArray[np.float32]
 
 
 class StaticGraphs:
-    """The sessions of the fast pair; what they keep is safe to share among threads.
+    """The sessions over a static cache; what they keep is safe to share among threads.
 
     Args:
         prefill: opens the graph for any number of new tokens.
@@ -72,7 +72,7 @@ class StaticGraphs:
 
     @classmethod
     def of(cls, bundle: Bundle, threads: int | None = None) -> StaticGraphs:
-        """The fast pair of a bundle that has one, on the CPU.
+        """The graphs of a bundle that has them, on the CPU.
 
         Args:
             bundle: with a graph for the role "prefill".

@@ -55,7 +55,10 @@ class _Projection(pattern.RewriteRuleClassBase):
         self, op: Any, y: ir.Value, v: ir.Value, weight: ir.Value, direction: ir.Value, **_: Any
     ) -> Any:
         assert y.shape is not None
-        groups, width = y.shape[-2:]
+        rank = len(y.shape)
+        groups, width = size(y, rank - 2), size(y, rank - 1)
+        assert groups is not None
+        assert width is not None
         node = direction.producer()
         assert node is not None
 
@@ -69,13 +72,9 @@ class _Projection(pattern.RewriteRuleClassBase):
             viewed.shape, viewed.type = ir.Shape([matrices, *sizes]), y.type
             return viewed
 
-        rows = view(y, groups, width)  # type: ignore[arg-type]
-        unit = op.SimplifiedLayerNormalization(
-            view(v, 1, width),  # type: ignore[arg-type]
-            weight,
-            **dict(node.attributes),
-        )
-        along = op.MatMul(rows, view(unit, width, 1))  # type: ignore[arg-type]
+        rows = view(y, groups, width)
+        unit = op.SimplifiedLayerNormalization(view(v, 1, width), weight, **dict(node.attributes))
+        along = op.MatMul(rows, view(unit, width, 1))
         rest = op.Sub(rows, op.MatMul(along, unit))
         rest.shape, rest.type = rows.shape, y.type
         back = op.Reshape(rest, op.Shape(y))
