@@ -17,6 +17,7 @@ from atom_edge.bundle import seal, write_bundle
 from atom_edge.checkpoint import Snapshot
 from atom_edge.config import AtomConfig
 from atom_edge.exporters.card import model_card
+from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.foreign import genai_config
 from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.quantize import quantize
@@ -25,6 +26,7 @@ from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import Limits, Report, summary, validate_graphs
 
 Quantization = Literal["none", "int8"]
+Target = Literal["cpu", "cuda"]
 Progress = Callable[[str], None]
 
 # Optimum, onnxruntime-genai and transformers.js look for these names.
@@ -58,6 +60,7 @@ def export(
     destination: Path,
     *,
     quantization: Quantization = "none",
+    target: Target = "cpu",
     max_perplexity_ratio: float = 1.01,
     force: bool = False,
     progress: Progress = lambda _: None,
@@ -68,12 +71,15 @@ def export(
         snapshot: what `open_snapshot` returned.
         destination: the folder to write.
         quantization: `none` for float32, `int8` for 8-bit weights.
+        target: beside the portable graph, which runs anywhere, what the bundle has graphs for:
+            `cpu`, or `cuda` in float16.
         max_perplexity_ratio: how much int8 may lose, in prefill and in decode.
         force: replace an existing bundle.
         progress: told the name of each step as it begins.
 
     Raises:
         BundleError: the destination is taken.
+        ExportError: the model has no form for the target.
         ValidationError: the graph is not the PyTorch model within the limits; nothing is written.
     """
     with write_bundle(destination, force=force) as staging:
@@ -85,7 +91,10 @@ def export(
             progress("quantize")
         # In float32 the portable graph stays within standard ONNX, for runtimes of any make.
         graphs = {"model": quantize(tidy(fuse(traced))) if int8 else traced}
-        graphs |= static_graphs(traced, int8=int8)
+        if target == "cuda":
+            graphs["cuda"] = cuda_graph(traced, int8=int8)
+        else:
+            graphs |= static_graphs(traced, int8=int8)
         files = {role: f"onnx/{role}.onnx" for role in graphs}
         files["model"] = GRAPH_FILES[quantization]
         for role, graph in graphs.items():
@@ -104,7 +113,7 @@ def export(
         manifest = {
             "created_by": tool_versions(),
             "source": snapshot.provenance,
-            "target": "cpu",
+            "target": target,
             "quantization": quantization,
             "scheme": SCHEMES[quantization],
             "opset": max(graph.opset_imports[""] for graph in graphs.values()),

@@ -1,7 +1,8 @@
-"""The fast pair: graphs over a static cache, and a way to validate them as the portable one is."""
+"""Graphs over a static cache, and a way to validate them as the portable one is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from atom_edge.exporters.passes import for_check, for_decode, for_prefill
 from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.quantize_dynamic import quantize_dynamic
 from atom_edge.runtimes.decoder import Cache
+from atom_edge.runtimes.device_cache import DeviceCache
+from atom_edge.runtimes.device_graph import Device, DeviceGraph
 from atom_edge.runtimes.providers import open_graph
 from atom_edge.runtimes.static_cache import StaticCache
 from atom_edge.runtimes.static_graphs import StaticGraphs
@@ -43,20 +46,33 @@ def static_graphs(traced: ir.Model, *, int8: bool) -> dict[str, ir.Model]:
     return graphs
 
 
-class StaticPair:
-    """The fast pair with the calls of a `PortableGraph`: what validation runs.
+class StaticGraph:
+    """Graphs over a static cache with the calls of a `PortableGraph`: what validation runs.
 
     Sequences that are padded on the left are moved to the left of a static cache, and back.
+
+    Args:
+        new_cache: makes an empty cache for a number of sequences.
     """
 
-    def __init__(
-        self, prefill: Path, decode: Path | None, context_length: int, threads: int | None = None
-    ) -> None:
-        self._context_length = context_length
-        self._graphs = StaticGraphs(
+    def __init__(self, new_cache: Callable[[int], StaticCache | DeviceCache]) -> None:
+        self._new_cache = new_cache
+
+    @classmethod
+    def on_cpu(
+        cls, prefill: Path, decode: Path | None, context_length: int, threads: int | None = None
+    ) -> StaticGraph:
+        """The graphs of roles `prefill` and `decode`; without the latter, the first for all."""
+        graphs = StaticGraphs(
             partial(open_graph, prefill, threads=threads),
             None if decode is None else partial(open_graph, decode, threads=threads),
         )
+        return cls(lambda batch_size: StaticCache(graphs, context_length, batch_size))
+
+    @classmethod
+    def of_cuda(cls, file: Path, device: Device, context_length: int) -> StaticGraph:
+        """The graph of role `cuda`, on a GPU or on the CPU."""
+        return cls(partial(DeviceCache, DeviceGraph(file, device, context_length)))
 
     def run(
         self,
@@ -71,7 +87,7 @@ class StaticPair:
         if mask is None:
             mask = np.ones((batch, total), np.int64)
         held, new = mask[:, :before].sum(axis=1), mask[:, before:].sum(axis=1)
-        cache = StaticCache(self._graphs, self._context_length, batch)
+        cache = self._new_cache(batch)
         if past is not None:
             cache.write([_to_left(part, before - held) for part in past], held)
         if batch == tokens == 1:

@@ -23,8 +23,10 @@ from atom_edge.errors import ValidationError
 from atom_edge.exporters.divergence import Divergence, Estimate
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.reference import Ids, Logits, Reference
-from atom_edge.exporters.static import StaticPair
+from atom_edge.exporters.static import StaticGraph
 from atom_edge.reference import checkpoint_path
+from atom_edge.runtimes.device_graph import Device
+from atom_edge.runtimes.doctor import runs
 from atom_edge.tokenizer import Tokenizer
 
 LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 256, 511, 512)
@@ -33,8 +35,10 @@ DECODE_WINDOWS = 8
 GREEDY_PROMPTS = 8
 GREEDY_TOKENS = 48
 PROMPT_TOKENS = 16
+HALF_LOGIT_DIFF = 0.25
+HALF_PERPLEXITY_RATIO = 1.001
 
-Graph = PortableGraph | StaticPair
+Graph = PortableGraph | StaticGraph
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class Limits:
         if quantization == "none":
             return cls(max_logit_diff=1e-4, same_greedy_text=True)
         return cls(max_perplexity_ratio=max_perplexity_ratio)
+
+    def in_half_precision(self) -> Limits:
+        """The limits of the same model in float16, whose logits have a thousandth of precision."""
+        if self.max_logit_diff is None:
+            return self
+        return Limits(max_logit_diff=HALF_LOGIT_DIFF, max_perplexity_ratio=HALF_PERPLEXITY_RATIO)
 
 
 @dataclass(frozen=True)
@@ -232,23 +242,30 @@ def validate_graphs(
     Returns:
         the report of `model`, the portable graph; where there are graphs over a static cache, of
         `static`; and where those are two, of `columns`, the one that CPUs without fast products of
-        int8 blocks use for everything; and of `check`, the one that runs guessed tokens.
+        int8 blocks use for everything; of `check`, the one that runs guessed tokens; and of `cuda`,
+        which runs on the CPU where there is no GPU.
     """
     threads = torch.get_num_threads()
     paths: dict[str, Graph] = {"model": PortableGraph(files["model"], threads)}
+    context = snapshot.config.max_position_embeddings
     if "prefill" in files:
-        context = snapshot.config.max_position_embeddings
-        paths["static"] = StaticPair(files["prefill"], files.get("decode"), context, threads)
+        paths["static"] = StaticGraph.on_cpu(
+            files["prefill"], files.get("decode"), context, threads
+        )
         if "decode" in files:
-            paths["columns"] = StaticPair(files["prefill"], None, context, threads)
+            paths["columns"] = StaticGraph.on_cpu(files["prefill"], None, context, threads)
         if "check" in files:
-            paths["check"] = StaticPair(files["check"], None, context, threads)
+            paths["check"] = StaticGraph.on_cpu(files["check"], None, context, threads)
+    if "cuda" in files:
+        device: Device = "cuda" if runs("CUDAExecutionProvider") else "cpu"
+        paths["cuda"] = StaticGraph.of_cuda(files["cuda"], device, context)
     reference = Reference(snapshot.model)
     encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
 
     def report(name: str, graph: Graph) -> Report:
+        within = limits.in_half_precision() if name == "cuda" else limits
         return validate(
-            graph, reference, encode, limits, lambda step: progress(f"validate {name} {step}")
+            graph, reference, encode, within, lambda step: progress(f"validate {name} {step}")
         )
 
     return {name: report(name, graph) for name, graph in paths.items()}

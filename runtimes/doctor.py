@@ -157,6 +157,19 @@ def _providers() -> Iterator[Finding]:
             yield Finding(f"provider {name}", "ok", "ran a graph")
 
 
+def runs(provider: str) -> bool:
+    """Whether a provider, by onnxruntime's name of it, can be had here."""
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        return False
+    try:
+        try_provider(provider)
+    except Exception:  # onnxruntime's exceptions have no common base of their own
+        return False
+    return True
+
+
 def try_provider(provider: str) -> None:
     """Run a graph of one node on a provider alone.
 

@@ -7,8 +7,10 @@ CPU, without a word.
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from atom_edge.errors import BundleError, GenerationError, ProviderError
 from atom_edge.runtimes.denormals import CAN_FLUSH, flushed_denormals
@@ -20,11 +22,13 @@ from atom_edge.runtimes.installation import (
 )
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import onnxruntime
 
 Provider = Literal["cpu", "cuda", "auto"]
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
 # A step of a model of a few million parameters is a tenth of a millisecond of work per product:
 # past this, more threads cost more in waiting for each other than they compute.
 _MOST_THREADS = 4
@@ -33,38 +37,101 @@ _MOST_THREADS = 4
 _SMALL = 16 * 2**20
 
 
-def open_graph(
-    graph: Path, *, provider: Provider = "cpu", threads: int | None = None
-) -> onnxruntime.InferenceSession:
-    """Load an ONNX file of a verified bundle.
+def open_graph(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Load an ONNX file of a verified bundle on the CPU.
 
     Args:
         graph: the file.
-        provider: "cpu"; "cuda", or an error; "auto" for CUDA where it works and else the CPU.
         threads: threads that one run uses. None for `default_threads(graph)`; those sleep while
             they have nothing to do, so that whatever else runs keeps its cores. A number is for
             cores that nothing else wants: more than one thread then wait by spinning, for some
             milliseconds after a run too, which is faster there and much slower elsewhere.
 
     Raises:
-        ProviderError: if the provider is unknown or cannot be had.
+        BundleError: if this onnxruntime cannot run the graph.
+        GenerationError: if `threads` is below 1.
+        MissingExtraError: if onnxruntime is not installed.
+    """
+    if threads is not None and threads < 1:
+        raise GenerationError(f"threads is {threads}; it must be at least 1.")
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads or default_threads(graph)
+    # An arena doubles as it grows and gives nothing back; without it a step is as fast.
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0" if threads is None else "1"
+    )
+    if CAN_FLUSH:
+        # For the session's own threads. It changes this one too, until the context ends.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    with flushed_denormals():
+        return _load(graph, options, ["CPUExecutionProvider"])
+
+
+def open_on_cuda(graph: Path) -> onnxruntime.InferenceSession:
+    """Load an ONNX file of a verified bundle on a GPU, its runs to be recorded as CUDA graphs.
+
+    Raises:
+        ProviderError: if CUDA cannot be had, or a node of the graph would run on the CPU.
         BundleError: if this onnxruntime cannot run the graph.
         MissingExtraError: if onnxruntime is not installed.
     """
-    if provider not in get_args(Provider):
+    onnxruntime = check_cuda()
+    onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _load(graph, options, [(_CUDA, {"enable_cuda_graph": "1"})])
+    if _CUDA not in session.get_providers():
         raise ProviderError(
-            f"There is no provider {provider!r}; choose one of {', '.join(get_args(Provider))}."
+            "CUDA was asked for and onnxruntime could not start it: there is no usable GPU, or "
+            "its CUDA and cuDNN libraries are missing or of another version. `atom-edge doctor` "
+            "says which providers run."
         )
-    if threads is not None and threads < 1:
-        raise GenerationError(f"threads is {threads}; it must be at least 1.")
-    if provider == "cpu":
-        return _load(graph, [_CPU], threads)
-    try:
-        return _load_on_cuda(graph, threads)
-    except ProviderError:
-        if provider == "cuda":
-            raise
-        return _load(graph, [_CPU], threads)
+    check_placement(session, _CUDA)
+    return session
+
+
+def check_cuda() -> ModuleType:
+    """The module `onnxruntime`, if it is one with CUDA in it.
+
+    Raises:
+        ProviderError: if it is not.
+        MissingExtraError: if none is installed.
+    """
+    onnxruntime = import_onnxruntime("cuda")
+    if _CUDA not in onnxruntime.get_available_providers():
+        flavours = installed_flavours()
+        raise ProviderError(
+            "CUDA was asked for, and the installed onnxruntime has no CUDA in it. "
+            f"{mixture(flavours) or ''} {how_to_mend(flavours, 'cuda')}".replace("  ", " ")
+        )
+    return onnxruntime
+
+
+def check_placement(session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Refuse a session with a node that another provider than `provider` runs.
+
+    Such a node is slow, since its inputs are copied back and forth, and can be wrong: onnxruntime
+    1.31's float32 GroupQueryAttention falls back to the CPU and misses what a shared cache holds.
+
+    Args:
+        session: opened with `session.record_ep_graph_assignment_info`.
+        provider: onnxruntime's name of it.
+
+    Raises:
+        ProviderError: with the operators that landed elsewhere.
+    """
+    elsewhere: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            elsewhere.update(f"{node.op_type} on {part.ep_name}" for node in part.get_nodes())
+    if elsewhere:
+        named = ", ".join(f"{count} {where}" for where, count in sorted(elsewhere.items()))
+        raise ProviderError(
+            f"Not all of the graph runs on {provider}: {named}. Export the bundle again with this "
+            "release of atom-edge and --target cuda, or install an onnxruntime-gpu that has these "
+            "operators."
+        )
 
 
 def default_threads(graph: Path | None = None) -> int:
@@ -105,41 +172,14 @@ def _cgroup_quota(root: Path) -> float | None:
         return None
 
 
-def _load_on_cuda(graph: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    onnxruntime = import_onnxruntime("cuda")
-    if _CUDA not in onnxruntime.get_available_providers():
-        flavours = installed_flavours()
-        raise ProviderError(
-            "CUDA was asked for, and the installed onnxruntime has no CUDA in it. "
-            f"{mixture(flavours) or ''} {how_to_mend(flavours, 'cuda')}".replace("  ", " ")
-        )
-    onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
-    session = _load(graph, [_CUDA, _CPU], threads)
-    if _CUDA not in session.get_providers():
-        raise ProviderError(
-            "CUDA was asked for and onnxruntime could not start it: there is no usable GPU, or "
-            "its CUDA and cuDNN libraries are missing or of another version."
-        )
-    return session
-
-
-def _load(graph: Path, providers: list[str], threads: int | None) -> onnxruntime.InferenceSession:
+def _load(
+    graph: Path, options: onnxruntime.SessionOptions, providers: Sequence[Any]
+) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads(graph)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    # An arena doubles as it grows and gives nothing back; without it a step is as fast.
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0" if threads is None else "1"
-    )
-    if CAN_FLUSH:
-        # For the session's own threads. It changes this one too, until the context ends.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        with flushed_denormals():
-            return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise BundleError(
             f"onnxruntime {onnxruntime.__version__} cannot run {graph}: {error}"

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import NamedTuple, Unpack, get_args
 
 from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.errors import ProviderError
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes.decoder import Decoder, PortableDecoder, PortableGraph
+from atom_edge.runtimes.device_cache import DeviceDecoder
+from atom_edge.runtimes.device_graph import Device, DeviceGraph
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder, token_ids
-from atom_edge.runtimes.providers import Provider, open_graph
+from atom_edge.runtimes.providers import Provider, check_cuda, open_graph
 from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
+
+
+class _Decoders(NamedTuple):
+    """What makes decoders over the graphs that are fastest on a device."""
+
+    make: Callable[[], Decoder]
+    vocab_size: int
 
 
 class AtomSession:
@@ -29,6 +39,12 @@ class AtomSession:
     that fills the context ends with the finish reason "length".
 
     Threads may share a session: each reply has a cache of its own.
+
+    Attributes:
+        bundle: what it was loaded from.
+        tokenizer: the bundle's.
+        device: where it runs, "cpu" or "cuda".
+        why_not_cuda: where the provider is "auto" and `device` is "cpu", the reason.
     """
 
     def __init__(
@@ -41,8 +57,8 @@ class AtomSession:
     ) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer.from_file(bundle.tokenizer_file)
-        self._make_decoder, vocab_size = _decoders(bundle, provider, threads)
-        self._prompt = PromptEncoder(bundle, self.tokenizer, vocab_size)
+        self._decoders, self.device, self.why_not_cuda = _open(bundle, provider, threads)
+        self._prompt = PromptEncoder(bundle, self.tokenizer, self._decoders.vocab_size)
         self._lookahead = lookahead
         self._end_ids = frozenset(token_ids(bundle, "eos_token_id"))
 
@@ -60,7 +76,8 @@ class AtomSession:
             bundle: its folder; the reference bundle of this package when None.
             threads: threads of one run at most, on cores that nothing else wants; when None, few
                 that give way to others. A small model runs on one in any case. See `open_graph`.
-            provider: "cpu"; "cuda", which is an error where it cannot be had; or "auto".
+            provider: "cpu"; "cuda", which needs a bundle exported for it and is an error where it
+                cannot be had; or "auto", for CUDA where it can be had: `device` says which it was.
             lookahead: guess at greedy text that repeats itself, where that cannot change it; see
                 `runtimes/lookahead.py`.
 
@@ -123,15 +140,42 @@ class AtomSession:
 
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""
-        return self._make_decoder()
+        return self._decoders.make()
 
 
-def _decoders(
+def _open(
     bundle: Bundle, provider: Provider, threads: int | None
-) -> tuple[Callable[[], Decoder], int]:
-    """What makes a decoder over the graphs that are fastest on `provider`, and their vocabulary."""
-    if provider == "cpu" and "prefill" in bundle.roles:
+) -> tuple[_Decoders, Device, str | None]:
+    """The decoders on what `provider` names; what that is; and of "auto", why it is not CUDA."""
+    if provider not in get_args(Provider):
+        raise ProviderError(
+            f"There is no provider {provider!r}; choose one of {', '.join(get_args(Provider))}."
+        )
+    if provider == "cpu":
+        return _on_cpu(bundle, threads), "cpu", None
+    try:
+        return _on_cuda(bundle), "cuda", None
+    except ProviderError as error:
+        if provider == "cuda":
+            raise
+        return _on_cpu(bundle, threads), "cpu", str(error)
+
+
+def _on_cuda(bundle: Bundle) -> _Decoders:
+    check_cuda()
+    if "cuda" not in bundle.roles:
+        raise ProviderError(
+            f"The bundle {bundle.path} has no graph for CUDA. Export the model again with: "
+            "atom-edge export --target cuda"
+        )
+    graph = DeviceGraph(bundle.graph("cuda"), "cuda", bundle.context_length)
+    return _Decoders(partial(DeviceDecoder, graph), graph.vocab_size)
+
+
+def _on_cpu(bundle: Bundle, threads: int | None) -> _Decoders:
+    context = bundle.context_length
+    if "prefill" in bundle.roles:
         graphs = StaticGraphs.of(bundle, threads)
-        return partial(StaticDecoder, graphs, bundle.context_length), graphs.vocab_size
-    graph = PortableGraph(open_graph(bundle.graph(), provider=provider, threads=threads))
-    return partial(PortableDecoder, graph, bundle.context_length), graph.vocab_size
+        return _Decoders(partial(StaticDecoder, graphs, context), graphs.vocab_size)
+    graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
+    return _Decoders(partial(PortableDecoder, graph, context), graph.vocab_size)

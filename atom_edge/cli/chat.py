@@ -40,6 +40,7 @@ def chat(
     """Talk to a model. Ctrl+C stops a reply, Ctrl+D leaves, /help lists the commands."""
     from atom_edge.cli.chat_commands import run_command
     from atom_edge.cli.terminal import LineReader, is_interactive, note
+    from atom_edge.cli.text import placement
     from atom_edge.runtimes.chat import Conversation
     from atom_edge.runtimes.session import AtomSession
 
@@ -51,7 +52,10 @@ def chat(
         "seed": seed,
     }
     GenerationOptions(**options)
-    conversation = Conversation(AtomSession.from_pretrained(bundle, threads, provider), options)
+    session = AtomSession.from_pretrained(bundle, threads, provider)
+    if provider == "auto":
+        note(placement(session))
+    conversation = Conversation(session, options)
     if is_interactive():
         note(_greeting(conversation))
     reader = LineReader("> ")

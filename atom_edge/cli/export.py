@@ -19,6 +19,13 @@ class Quantize(enum.StrEnum):
     INT8 = "int8"
 
 
+class Target(enum.StrEnum):
+    """Values of `--target`."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 def export_command(
     snapshot: Annotated[
         str | None,
@@ -31,6 +38,9 @@ def export_command(
         Path, typer.Option("--output", "-o", help="The folder to write the bundle to.")
     ] = Path("atom-onnx"),
     quantize: Annotated[Quantize, typer.Option(help="8-bit weights, or none.")] = Quantize.NONE,
+    target: Annotated[
+        Target, typer.Option(help="What it is to run fastest on: CPUs, or GPUs by CUDA in float16.")
+    ] = Target.CPU,
     max_perplexity_ratio: Annotated[
         float, typer.Option(min=1.0, help="Fail if int8 loses more than this.")
     ] = 1.01,
@@ -54,6 +64,7 @@ def export_command(
 
     The bundle is written only if it passes: float32 logits within 1e-4 of PyTorch's and the same
     greedy text; for int8 a perplexity ratio within --max-perplexity-ratio, in prefill and decode.
+    Graphs for CUDA are checked on a GPU where there is one, and else on the CPU.
     """
     from atom_edge.cli.extras import needs_extra
     from atom_edge.cli.steps import show_steps
@@ -81,6 +92,7 @@ def export_command(
             opened,
             output,
             quantization=quantize.value,
+            target=target.value,
             max_perplexity_ratio=max_perplexity_ratio,
             force=force,
             progress=step,
@@ -93,10 +105,14 @@ def export_command(
         _print_table(result, speed)
 
 
+# Paths of a validation beside the portable graph's, and how tables name them.
+_PATHS = (("static", ", static cache"), ("columns", ", int8 columns"), ("cuda", ", CUDA"))
+
+
 def _tokens_per_second(bundle: Path) -> float:
     from atom_edge import AtomSession
 
-    session = AtomSession.from_pretrained(bundle)
+    session = AtomSession.from_pretrained(bundle, provider="auto")
     session.generate("", max_new_tokens=8)
     return max(session.generate("", max_new_tokens=96).generation_tps for _ in range(3))
 
@@ -140,7 +156,7 @@ def _print_table(result: ExportResult, speed: float) -> None:
 def validation_rows(validation: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of each figure of a validation, as tables show them."""
     rows = _rows(validation, "")
-    for path, label in (("static", ", static cache"), ("columns", ", int8 columns")):
+    for path, label in _PATHS:
         if path in validation:
             rows += _rows(validation[path], label)
     return rows

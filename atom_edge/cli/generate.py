@@ -71,6 +71,8 @@ def generate(
         "logprobs": logprobs,
     }
     session = AtomSession.from_pretrained(bundle, threads, provider)
+    if provider == "auto":
+        typer.echo(text_io.placement(session), err=True)
     before = text if echo else ""
     if as_json:
         reply = session.generate(text, **options)

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from atom_edge.runtimes.reply import Generation, Piece
+    from atom_edge.runtimes.session import AtomSession
 
 
 def read_stdin() -> str:
@@ -40,3 +41,9 @@ def summary(reply: Generation | Piece) -> str:
         f"reply {reply.generation_tokens} tokens at {reply.generation_tps:,.0f}/s; "
         f"ended by {reply.finish_reason}"
     )
+
+
+def placement(session: AtomSession) -> str:
+    """One line: where a session with the provider "auto" runs, and why not on CUDA."""
+    why = f" (no CUDA: {session.why_not_cuda})" if session.why_not_cuda else ""
+    return f"running on {session.device}{why}"

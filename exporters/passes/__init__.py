@@ -8,6 +8,7 @@ computes the same.
     traced --for_prefill--> any number of new tokens over a static cache
     traced --for_decode---> one new token of one sequence over a static cache
     traced --for_check----> a few new tokens, each as `decode` computes it
+    traced --for_cuda-----> any number of new tokens over a static cache, in a GPU's operators
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx_ir.passes import common
 
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
+from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
 from atom_edge.exporters.passes.matching import MICROSOFT, remove_unused, use_microsoft
 from atom_edge.exporters.passes.one_token import attend_one_token
 from atom_edge.exporters.passes.own_value import fuse_own_value
@@ -85,6 +87,20 @@ def for_check(traced: ir.Model) -> ir.Model | None:
     """
     model = fuse(traced)
     if not use_static_cache(model):
+        return None
+    project_off_own_value(model)
+    if not choose_logits(model):
+        return None
+    return tidy(model)
+
+
+def for_cuda(traced: ir.Model) -> ir.Model | None:
+    """A copy of a traced graph whose operators all run on a GPU; None if there is none.
+
+    Any number of new tokens over a static cache, in float32 still; logits as in `for_prefill`.
+    """
+    model = fuse(traced)
+    if not use_grouped_query_attention(model):
         return None
     project_off_own_value(model)
     if not choose_logits(model):

@@ -14,7 +14,7 @@ Not matched are layers
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, pattern
@@ -22,6 +22,15 @@ from onnxscript.rewriter import MatchResult, pattern
 from atom_edge.exporters.passes.matching import scalar, size
 
 CACHE_AXIS = 2
+
+
+class PackedProduct(NamedTuple):
+    """What queries, keys and values are parts of, its part of values, and the tables of angles."""
+
+    product: ir.Value
+    values: ir.Value
+    cos: ir.Value
+    sin: ir.Value
 
 
 class CachedAttention(pattern.RewriteRuleClassBase):
@@ -82,6 +91,38 @@ def heads_of(queries: ir.Value) -> tuple[int, int, int]:
     assert groups is not None
     assert width is not None
     return kv_heads, groups, width
+
+
+def packed_product(flat: ir.Value, key: ir.Value, value: ir.Value) -> PackedProduct | None:
+    """What matched queries, keys and values are parts of, turned together; None if they are not.
+
+    Args:
+        flat: the queries `[B, T, H * D]`.
+        key: the new keys `[B, K, T, D]`.
+        value: the new values `[B, K, T, D]`.
+    """
+    inner = _producer(flat, "Split")
+    rotation = _producer(inner.inputs[0], "RotaryEmbedding") if inner else None
+    outer = _producer(rotation.inputs[0], "Split") if rotation else None
+    if inner is None or rotation is None or outer is None or len(outer.outputs) != 2:
+        return None
+    values = outer.outputs[1]
+    if [*inner.outputs, values] != [flat, _before_heads(key), _before_heads(value)]:
+        return None
+    product, (_, _, cos, sin) = outer.inputs[0], rotation.inputs
+    return PackedProduct(product, values, cos, sin) if product and cos and sin else None
+
+
+def _before_heads(heads: ir.Value) -> ir.Value | None:
+    """The value `[B, T, K * D]` that `heads` `[B, K, T, D]` views."""
+    turned = _producer(heads, "Transpose")
+    viewed = _producer(turned.inputs[0], "Reshape") if turned else None
+    return viewed.inputs[0] if viewed else None
+
+
+def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == operator else None
 
 
 def name_cache_length(graph: ir.Graph) -> None:

@@ -20,7 +20,7 @@ Source: Attention and TensorScatter of ONNX opset 24; RotaryEmbedding of com.mic
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,6 +31,7 @@ from atom_edge.exporters.passes.cached_attention import (
     CachedAttention,
     heads_of,
     name_cache_length,
+    packed_product,
 )
 from atom_edge.exporters.passes.matching import (
     MICROSOFT,
@@ -42,15 +43,6 @@ from atom_edge.exporters.passes.matching import (
 from atom_edge.exporters.passes.static_cache import OPSET
 
 
-class _Packed(NamedTuple):
-    """What queries, keys and values are parts of, its part of values, and the tables of angles."""
-
-    product: ir.Value
-    values: ir.Value
-    cos: ir.Value
-    sin: ir.Value
-
-
 class _Rows(CachedAttention):
     def __init__(self, past_length: ir.Value, positions: ir.Value, length: ir.Value) -> None:
         super().__init__()
@@ -60,7 +52,7 @@ class _Rows(CachedAttention):
         self, context: Any, flat: ir.Value, key: ir.Value, value: ir.Value, **matched: Any
     ) -> MatchResult:
         result = super().check(context, flat=flat, key=key, value=value, **matched)
-        if result and _packed_product(flat, key, value) is None:
+        if result and packed_product(flat, key, value) is None:
             return result.fail("not one packed, rotated product", [flat, key, value])
         return result
 
@@ -76,7 +68,7 @@ class _Rows(CachedAttention):
         queries: ir.Value,
         **_: ir.Value,
     ) -> Any:
-        packed = _packed_product(flat, key, value)
+        packed = packed_product(flat, key, value)
         assert packed is not None
         kv_heads, groups, width = heads_of(queries)
         heads = kv_heads * groups
@@ -122,31 +114,6 @@ class _Rows(CachedAttention):
         # XSA uses the values too: without this the first Split would stay for them alone.
         ir.convenience.replace_all_uses_with(packed.values, view(new_value, 1, 1, kv_heads * width))
         return view(attended, 1, 1, heads, width), keys, values
-
-
-def _packed_product(flat: ir.Value, key: ir.Value, value: ir.Value) -> _Packed | None:
-    inner = _producer(flat, "Split")
-    rotation = _producer(inner.inputs[0], "RotaryEmbedding") if inner else None
-    outer = _producer(rotation.inputs[0], "Split") if rotation else None
-    if inner is None or rotation is None or outer is None or len(outer.outputs) != 2:
-        return None
-    values = outer.outputs[1]
-    if [*inner.outputs, values] != [flat, _before_heads(key), _before_heads(value)]:
-        return None
-    product, (_, _, cos, sin) = outer.inputs[0], rotation.inputs
-    return _Packed(product, values, cos, sin) if product and cos and sin else None
-
-
-def _before_heads(heads: ir.Value) -> ir.Value | None:
-    """The value `[B, T, K * D]` that `heads` `[B, K, T, D]` views."""
-    turned = _producer(heads, "Transpose")
-    viewed = _producer(turned.inputs[0], "Reshape") if turned else None
-    return viewed.inputs[0] if viewed else None
-
-
-def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == operator else None
 
 
 def attend_one_token(model: ir.Model) -> int:

@@ -6,7 +6,7 @@ each key-value head,
     direction = SimplifiedLayerNormalization(v [..., 1, D])
     y [..., G, D] - ReduceSum(y * direction, last axis) * direction
 
-and computes, over all tokens and key-value heads at once,
+and computes, for every token and key-value head,
 
     y - (y direction^T) direction
 
@@ -20,7 +20,6 @@ Source: XSA, arXiv 2603.09078.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -54,32 +53,18 @@ class _Projection(pattern.RewriteRuleClassBase):
     def rewrite(
         self, op: Any, y: ir.Value, v: ir.Value, weight: ir.Value, direction: ir.Value, **_: Any
     ) -> Any:
-        assert y.shape is not None
-        rank = len(y.shape)
-        groups, width = size(y, rank - 2), size(y, rank - 1)
-        assert groups is not None
-        assert width is not None
+        assert v.shape is not None
+        leading, width = v.shape[:-2], v.shape[-1]
         node = direction.producer()
         assert node is not None
-
-        leading = y.shape[:-2]
-        static = all(isinstance(axis, int) for axis in leading)
-        matrices = math.prod(leading) if static else None
-
-        def view(x: ir.Value, *sizes: int) -> ir.Value:
-            target = op.Constant(value=ir.tensor(np.array([-1, *sizes], np.int64)))
-            viewed: ir.Value = op.Reshape(x, target)
-            viewed.shape, viewed.type = ir.Shape([matrices, *sizes]), y.type
-            return viewed
-
-        rows = view(y, groups, width)
-        unit = op.SimplifiedLayerNormalization(view(v, 1, width), weight, **dict(node.attributes))
-        along = op.MatMul(rows, view(unit, width, 1))
-        rest = op.Sub(rows, op.MatMul(along, unit))
-        rest.shape, rest.type = rows.shape, y.type
-        back = op.Reshape(rest, op.Shape(y))
-        back.shape, back.type = y.shape, y.type
-        return back
+        unit = op.SimplifiedLayerNormalization(v, weight, **dict(node.attributes))
+        turned = op.Constant(value=ir.tensor(np.array([0] * len(leading) + [width, 1], np.int64)))
+        column = op.Reshape(unit, turned)
+        unit.shape, unit.type = v.shape, v.type
+        column.shape, column.type = ir.Shape([*leading, width, 1]), v.type
+        rest = op.Sub(y, op.MatMul(op.MatMul(y, column), unit))
+        rest.shape, rest.type = y.shape, y.type
+        return rest
 
 
 def project_off_own_value(model: ir.Model) -> int:

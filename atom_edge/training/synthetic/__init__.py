@@ -1,22 +1,22 @@
-"""Programs that write training text: what the gathered corpus lacks, made of our own facts."""
+"""Text of our own: what the gathered corpus lacks, written by programs and by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from atom_edge.errors import TrainingError
-from atom_edge.training.synthetic.everyday import documents
+from atom_edge.training.synthetic import everyday, prose
 
-_GENERATORS = {"everyday": documents}
+GENERATORS = {"everyday": everyday.documents, "prose": prose.documents}
 
 
 def generate(name: str, seed: int) -> Iterator[str]:
-    """Yield documents without end, the same ones for the same seed.
+    """Yield documents, the same ones for the same seed; those of "everyday" without end.
 
     Raises:
         TrainingError: for a name that is no generator's.
     """
-    if name not in _GENERATORS:
-        known = ", ".join(sorted(_GENERATORS))
+    if name not in GENERATORS:
+        known = ", ".join(sorted(GENERATORS))
         raise TrainingError(f"There is no text generator {name!r}; there is {known}.")
-    return _GENERATORS[name](seed)
+    return GENERATORS[name](seed)

@@ -2,7 +2,7 @@
 
     python -m atom_edge.training.synthetic.overlap DATA [DOCUMENTS]
 
-counts the generated documents that share thirteen words in a row with a file below DATA.
+counts the documents of each generator that share thirteen words in a row with a file below DATA.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def thirteen_grams(files: Iterable[Path]) -> set[int]:
                 for text in _strings(line):
                     grams.update(_grams(text))
     return grams
+
+
+def benchmark_files(folder: Path) -> list[Path]:
+    """Return every JSON-lines file below `folder`, compressed with xz or not."""
+    return [path for path in folder.rglob("*") if path.suffix in (".xz", ".jsonl")]
 
 
 def overlapping(texts: Iterable[str], grams: set[int]) -> list[str]:
@@ -60,9 +65,11 @@ def _strings(line: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from atom_edge.training.synthetic import generate
+    from atom_edge.training.synthetic import GENERATORS, generate
 
-    files = [path for path in Path(sys.argv[1]).rglob("*") if path.suffix in (".xz", ".jsonl")]
-    documents = islice(generate("everyday", 0), int((sys.argv[2:] or ["20000"])[0]))
-    found = overlapping(documents, thirteen_grams(files))
-    print(f"{len(found)} documents overlap with {len(files)} files")
+    files = benchmark_files(Path(sys.argv[1]))
+    grams = thirteen_grams(files)
+    for name in GENERATORS:
+        documents = list(islice(generate(name, 0), int((sys.argv[2:] or ["20000"])[0])))
+        found = overlapping(documents, grams)
+        print(f"{name}: {len(found)} of {len(documents)} overlap with {len(files)} files")
