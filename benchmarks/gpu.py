@@ -82,9 +82,7 @@ def machine() -> dict[str, str]:
     return {"gpu": gpu, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
 
 
-def race(
-    contestants: dict[str, Callable[[], None]], rounds: int, tokens: int
-) -> dict[str, float]:
+def race(contestants: dict[str, Callable[[], None]], rounds: int, tokens: int) -> dict[str, float]:
     """Median milliseconds a token of each; the first of the interleaved rounds warms up."""
     seconds = defaultdict(list)
     for turn in range(rounds + 1):
@@ -259,7 +257,9 @@ def markdown(results: dict[str, Any], tokens: int, batch: int) -> str:
         "|---|---:|",
         *(f"| {name} | {rate:,.0f} |" for name, rate in results["batch"].items()),
         "",
-        "| prompt to logits, ms | " + " | ".join(f"{n} tokens" for n in results["prefill_ms"]) + " |",
+        "| prompt to logits, ms | "
+        + " | ".join(f"{n} tokens" for n in results["prefill_ms"])
+        + " |",
         "|---|" + "---:|" * len(results["prefill_ms"]),
     ]
     for name in next(iter(results["prefill_ms"].values())):

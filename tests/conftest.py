@@ -74,3 +74,13 @@ def small_int8_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFac
 
     destination = tmp_path_factory.mktemp("bundles") / "small-int8"
     return export(open_snapshot(small_snapshot), destination, quantization="int8").path
+
+
+@pytest.fixture(scope="session")
+def small_cuda_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float16 bundle of `small_snapshot` for CUDA; its graph also runs on the CPU."""
+    from atom_edge.checkpoint import open_snapshot
+    from atom_edge.exporters.export import export
+
+    destination = tmp_path_factory.mktemp("bundles") / "small-cuda"
+    return export(open_snapshot(small_snapshot), destination, target="cuda").path

@@ -11,45 +11,74 @@ import pytest
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError, GenerationError, MissingExtraError, ProviderError
 from atom_edge.runtimes import installation, providers
-from atom_edge.runtimes.providers import default_threads, open_graph, usable_cores
+from atom_edge.runtimes.providers import (
+    check_placement,
+    default_threads,
+    open_graph,
+    usable_cores,
+)
+from atom_edge.runtimes.session import AtomSession
 
 
-def test_cuda_that_cannot_be_had_is_an_error(
-    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime without CUDA in it."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match=r"no CUDA in it.*atom-edge\[cuda\]"):
-        open_graph(open_bundle(small_bundle).graph(), provider="cuda")
 
 
-def test_auto_takes_the_cpu_where_cuda_cannot_be_had(
-    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    session = open_graph(open_bundle(small_bundle).graph(), provider="auto")
-    assert session.get_providers() == ["CPUExecutionProvider"]
-
-
-@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
-def test_cuda_that_onnxruntime_drops_in_silence_is_an_error(
-    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The wheel says that it has CUDA, and the session that it makes runs on the CPU."""
-    monkeypatch.setattr(
-        onnxruntime,
-        "get_available_providers",
-        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    )
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime that says that it has CUDA, and makes sessions that run on the CPU."""
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    graph = open_bundle(small_bundle).graph()
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_cuda_that_cannot_be_had_is_an_error(small_bundle: Path, small_cuda_bundle: Path) -> None:
+    for bundle in (small_bundle, small_cuda_bundle):
+        with pytest.raises(ProviderError, match=r"no CUDA in it.*atom-edge\[cuda\]"):
+            AtomSession.from_pretrained(bundle, provider="cuda")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_auto_takes_the_cpu_where_cuda_cannot_be_had(small_cuda_bundle: Path) -> None:
+    session = AtomSession.from_pretrained(small_cuda_bundle, provider="auto")
+    assert session.device == "cpu"
+    assert "no CUDA in it" in str(session.why_not_cuda)
+    assert session.generate("The", max_new_tokens=3).generation_tokens == 3
+    assert AtomSession.from_pretrained(small_cuda_bundle).why_not_cuda is None
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_cuda_that_onnxruntime_drops_in_silence_is_an_error(small_cuda_bundle: Path) -> None:
     with pytest.raises(ProviderError, match="could not start it"):
-        open_graph(graph, provider="cuda")
-    assert open_graph(graph, provider="auto").get_providers() == ["CPUExecutionProvider"]
+        AtomSession.from_pretrained(small_cuda_bundle, provider="cuda")
+    session = AtomSession.from_pretrained(small_cuda_bundle, provider="auto")
+    assert session.device == "cpu"
+    assert "could not start it" in str(session.why_not_cuda)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_bundle_for_cpus_says_how_to_export_one_for_cuda(small_bundle: Path) -> None:
+    with pytest.raises(ProviderError, match=r"no graph for CUDA.*export --target cuda"):
+        AtomSession.from_pretrained(small_bundle, provider="cuda")
+
+
+def test_a_node_on_another_provider_is_named(small_cuda_bundle: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    graph = open_bundle(small_cuda_bundle).graph("cuda")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    check_placement(session, "CPUExecutionProvider")
+    with pytest.raises(ProviderError, match=r"2 GroupQueryAttention on CPUExecutionProvider"):
+        check_placement(session, "CUDAExecutionProvider")
 
 
 def test_an_unknown_provider_is_an_error(small_bundle: Path) -> None:
     with pytest.raises(ProviderError, match="'tpu'; choose one of cpu, cuda, auto"):
-        open_graph(open_bundle(small_bundle).graph(), provider="tpu")  # type: ignore[arg-type]
+        AtomSession.from_pretrained(small_bundle, provider="tpu")  # type: ignore[arg-type]
 
 
 def test_no_threads_are_an_error(small_bundle: Path) -> None:
