@@ -10,14 +10,16 @@ from typing import NamedTuple, Unpack, get_args
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.errors import ProviderError
 from atom_edge.reference import bundle_path
+from atom_edge.runtimes.batch import RaggedCache, generate_batch
 from atom_edge.runtimes.decoder import Decoder, PortableDecoder, PortableGraph
-from atom_edge.runtimes.device_cache import DeviceDecoder
+from atom_edge.runtimes.device_cache import DeviceCache, DeviceDecoder
 from atom_edge.runtimes.device_graph import Device, DeviceGraph
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder, token_ids
 from atom_edge.runtimes.providers import Provider, check_cuda, open_graph
 from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.static_cache import StaticCache
 from atom_edge.runtimes.static_decoder import StaticDecoder
 from atom_edge.runtimes.static_graphs import StaticGraphs
 from atom_edge.runtimes.text import TextStream
@@ -29,6 +31,7 @@ class _Decoders(NamedTuple):
 
     make: Callable[[], Decoder]
     vocab_size: int
+    new_cache: Callable[[int], RaggedCache] | None  # None where sequences run one by one
 
 
 class AtomSession:
@@ -138,6 +141,31 @@ class AtomSession:
             context_length=self.context_length,
         )
 
+    def generate_batch(
+        self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]
+    ) -> list[Generation]:
+        """Continue several prompts at once; each reply is that of `generate`, but for rounding.
+
+        Args:
+            prompts: texts or token ids.
+            options: of every reply; see `GenerationOptions`. A seed is that of each reply.
+
+        Returns:
+            the replies, in the order of the prompts.
+        """
+        chosen = GenerationOptions(**options)
+        if not prompts or self._decoders.new_cache is None:
+            return [self.generate(prompt, **options) for prompt in prompts]
+        encoded = [self._prompt(prompt) for prompt in prompts]
+        return generate_batch(
+            self._decoders.new_cache(len(encoded)),
+            encoded,
+            chosen,
+            lambda: TextStream(self.tokenizer.detokenizer(), chosen.stop_texts),
+            end_ids=self._end_ids,
+            context_length=self.context_length,
+        )
+
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""
         return self._decoders.make()
@@ -169,13 +197,14 @@ def _on_cuda(bundle: Bundle) -> _Decoders:
             "atom-edge export --target cuda"
         )
     graph = DeviceGraph(bundle.graph("cuda"), "cuda", bundle.context_length)
-    return _Decoders(partial(DeviceDecoder, graph), graph.vocab_size)
+    return _Decoders(partial(DeviceDecoder, graph), graph.vocab_size, partial(DeviceCache, graph))
 
 
 def _on_cpu(bundle: Bundle, threads: int | None) -> _Decoders:
     context = bundle.context_length
     if "prefill" in bundle.roles:
         graphs = StaticGraphs.of(bundle, threads)
-        return _Decoders(partial(StaticDecoder, graphs, context), graphs.vocab_size)
+        new_cache = partial(StaticCache, graphs, context)
+        return _Decoders(partial(StaticDecoder, graphs, context), graphs.vocab_size, new_cache)
     graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
-    return _Decoders(partial(PortableDecoder, graph, context), graph.vocab_size)
+    return _Decoders(partial(PortableDecoder, graph, context), graph.vocab_size, None)
