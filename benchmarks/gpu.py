@@ -98,7 +98,7 @@ class Bench:
     """What is compared: sessions over both bundles, and the PyTorch model, on one device."""
 
     def __init__(self, snapshot: Path, fp16: Path, int8: Path, device: str) -> None:
-        self.device = device
+        self.device, self.fp16 = device, fp16
         tokenizer = Tokenizer.from_file(snapshot / "tokenizer.json")
         self.prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         dtype = torch.float16 if device == "cuda" else torch.float32
@@ -160,7 +160,34 @@ class Bench:
             **{f"AtomSession, {name}": session(name) for name in names},
             **{f"tokens left on the device, {name}": on_device(name) for name in names},
             "transformers generate, fp16": lambda: self._generate(1, tokens),
+            **self._genai(tokens),
         }
+
+    def _genai(self, tokens: int) -> dict[str, Callable[[], None]]:
+        """onnxruntime-genai over the bundle's portable graph, in float32, where it is installed.
+
+        Its own graphs in float16 cannot be had: its model builder does not know XSA.
+        """
+        try:
+            import onnxruntime_genai as og
+        except ImportError:
+            return {}
+        config = og.Config(str(self.fp16))
+        if self.device == "cuda":
+            config.clear_providers()
+            config.append_provider("cuda")
+        model = og.Model(config)
+        length = len(self.prompts[0]) + tokens
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(do_sample=False, max_length=length, min_length=length)
+
+        def run() -> None:
+            generator = og.Generator(model, parameters)
+            generator.append_tokens([self.prompts[0]])
+            for _ in range(tokens):
+                generator.generate_next_token()
+
+        return {"onnxruntime-genai, portable graph, fp32": run}
 
     def batches(self, size: int, tokens: int) -> dict[str, Callable[[], None]]:
         """Continue `size` prompts by `tokens` tokens each, each way."""
@@ -182,9 +209,15 @@ class Bench:
 
             return run
 
+        def session(name: str) -> Callable[[], None]:
+            options = {"max_new_tokens": tokens, "temperature": 0.0}
+            return lambda: self.sessions[name].generate_batch(prompts, **options)  # type: ignore
+
         return {
-            "atom-edge, fp16": ours("fp16"),
-            "atom-edge, int8": ours("int8"),
+            "tokens left on the device, fp16": ours("fp16"),
+            "tokens left on the device, int8": ours("int8"),
+            "AtomSession.generate_batch, fp16": session("fp16"),
+            "AtomSession.generate_batch, int8": session("int8"),
             "transformers generate, fp16": lambda: self._generate(size, tokens),
         }
 

@@ -16,8 +16,8 @@ from targets import Target, targets
 
 from atom_edge.chart import Bar, bar_chart
 
-# Made apart, by `arm_instructions.py`: emulated boards take no part in an interleaved run.
-ARM = Path(__file__).parent / "results-arm.md"
+# Made apart, on other machines: by `arm_instructions.py` and `gpu.py`.
+APART = [Path(__file__).parent / name for name in ("results-arm.md", "results-gpu.md")]
 
 
 def write(results: dict[str, Any], out: Path) -> None:
@@ -110,7 +110,7 @@ def page(results: dict[str, Any]) -> str:
         "|---|---:|---:|---|",
         *(f"| {t.what} | {t.wanted} | {t.measured} | {_met(t)} |" for t in targets(results)),
         "",
-        ARM.read_text(),
+        *(file.read_text() for file in APART),
     ]
     return "\n".join(lines)
 
