@@ -10,7 +10,8 @@ import typer
 
 def pretrain(
     recipe: Annotated[
-        str, typer.Argument(help="A TOML file, or a shipped recipe: atom-card, atom-reference.")
+        str,
+        typer.Argument(help="A TOML file, or the name of a shipped recipe."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
         "out-pretrain"
@@ -20,6 +21,9 @@ def pretrain(
     ] = Path(),
     cache: Annotated[
         Path | None, typer.Option(help="Folder for tokenized text; default: in the run's folder.")
+    ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="Snapshot to begin from; else random weights.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that ended early.")
@@ -33,6 +37,12 @@ def pretrain(
     from atom_edge.training.recipe import load_recipe
 
     snapshot = run(
-        load_recipe(recipe), output, data, resume=resume, cache=cache, stop_after=stop_after
+        load_recipe(recipe),
+        output,
+        data,
+        resume=resume,
+        cache=cache,
+        initial=initial,
+        stop_after=stop_after,
     )
     typer.echo(str(snapshot if snapshot.exists() else output))

