@@ -23,7 +23,12 @@ from atom_edge.runtimes.installation import (
     installed_flavours,
     mixture,
 )
-from atom_edge.runtimes.providers import default_threads, usable_cores
+from atom_edge.runtimes.providers import (
+    default_threads,
+    missing_libraries,
+    quietly,
+    usable_cores,
+)
 
 Status = Literal["ok", "warning", "error"]
 
@@ -174,17 +179,21 @@ def try_provider(provider: str) -> None:
     """Run a graph of one node on a provider alone.
 
     Raises:
-        ProviderError: if the sum is wrong; whatever onnxruntime raises if it cannot run there.
+        ProviderError: if it cannot run there, or the sum is wrong.
     """
     import onnxruntime
 
-    if provider == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the exception says it; the log would say it again
     if provider != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(_PROBE, options, providers=[provider])
+    with quietly() as printed:
+        if provider == "CUDAExecutionProvider":
+            onnxruntime.preload_dlls()
+        try:
+            session = onnxruntime.InferenceSession(_PROBE, options, providers=[provider])
+        except Exception as error:
+            raise ProviderError(missing_libraries(printed.getvalue()) or str(error)) from error
     (result,) = session.run(None, {"x": np.array([21.0], np.float32)})
     if result.tolist() != [42.0]:
         raise ProviderError(f"21 + 21 gave {result.tolist()}")

@@ -6,9 +6,12 @@ CPU, without a word.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 Provider = Literal["cpu", "cuda", "auto"]
 
 _CUDA = "CUDAExecutionProvider"
+# Severities of onnxruntime's log; the second is its default.
+_FATAL, _WARNING = 4, 2
 # A step of a model of a few million parameters is a tenth of a millisecond of work per product:
 # past this, more threads cost more in waiting for each other than they compute.
 _MOST_THREADS = 4
@@ -77,18 +82,39 @@ def open_on_cuda(graph: Path) -> onnxruntime.InferenceSession:
         MissingExtraError: if onnxruntime is not installed.
     """
     onnxruntime = check_cuda()
-    onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = _load(graph, options, [(_CUDA, {"enable_cuda_graph": "1"})])
+    with quietly() as printed:
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
+        session = _load(graph, options, [(_CUDA, {"enable_cuda_graph": "1"})])
     if _CUDA not in session.get_providers():
-        raise ProviderError(
-            "CUDA was asked for and onnxruntime could not start it: there is no usable GPU, or "
-            "its CUDA and cuDNN libraries are missing or of another version. `atom-edge doctor` "
-            "says which providers run."
+        reason = missing_libraries(printed.getvalue()) or (
+            "there is no usable GPU, or its driver is older than the CUDA libraries. "
+            "`nvidia-smi` shows both."
         )
+        raise ProviderError(f"CUDA was asked for and onnxruntime could not start it: {reason}")
     check_placement(session, _CUDA)
     return session
+
+
+def missing_libraries(printed: str) -> str | None:
+    """What `preload_dlls` printed as a sentence with its remedy; None if it found everything."""
+    missing = sorted(set(re.findall(r"Failed to load (\S+?):", printed)))
+    if not missing:
+        return None
+    return f"{', '.join(missing)} cannot be loaded. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[io.StringIO]:
+    """Keep what onnxruntime prints on stdout, and its log, to the caller: errors say it better."""
+    onnxruntime = import_onnxruntime()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        onnxruntime.set_default_logger_severity(_FATAL)
+        try:
+            yield printed
+        finally:
+            onnxruntime.set_default_logger_severity(_WARNING)
 
 
 def check_cuda() -> ModuleType:

@@ -61,6 +61,19 @@ def test_cuda_that_onnxruntime_drops_in_silence_is_an_error(small_cuda_bundle: P
 
 
 @pytest.mark.usefixtures("no_gpu")
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_libraries_that_do_not_load_are_named_and_nothing_is_printed(
+    small_cuda_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime prints on stdout, where a command's text goes."""
+    printed = "Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file"
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(printed))
+    with pytest.raises(ProviderError, match=r"libcublas\.so\.13 cannot be loaded.*cuda,cudnn"):
+        AtomSession.from_pretrained(small_cuda_bundle, provider="cuda")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_a_bundle_for_cpus_says_how_to_export_one_for_cuda(small_bundle: Path) -> None:
     with pytest.raises(ProviderError, match=r"no graph for CUDA.*export --target cuda"):
         AtomSession.from_pretrained(small_bundle, provider="cuda")
