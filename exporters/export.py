@@ -21,9 +21,10 @@ from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.foreign import genai_config
 from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.quantize import quantize
+from atom_edge.exporters.report import Limits, Report, summary
 from atom_edge.exporters.static import static_graphs
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import Limits, Report, summary, validate_graphs
+from atom_edge.exporters.validate import validate_graphs
 
 Quantization = Literal["none", "int8"]
 Target = Literal["cpu", "cuda"]

@@ -34,8 +34,9 @@ def validate_command(
     from atom_edge.cli.steps import show_steps
 
     with needs_extra("atom-edge validate", "export"):
+        from atom_edge.exporters.report import summary
         from atom_edge.exporters.threads import leave_cores_free
-        from atom_edge.exporters.validate import summary, validate_bundle
+        from atom_edge.exporters.validate import validate_bundle
 
     leave_cores_free()
     with show_steps(quiet=as_json) as step:

@@ -18,8 +18,9 @@ from atom_edge.errors import BundleError, ExportError, IntegrityError, Validatio
 from atom_edge.exporters import export as pipeline
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.reference import Reference
+from atom_edge.exporters.report import Limits, summary
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import Limits, summary, validate, validate_bundle
+from atom_edge.exporters.validate import validate, validate_bundle
 from atom_edge.tokenizer import Tokenizer
 
 BUNDLE_FILES = {
