@@ -26,7 +26,8 @@ from atom_edge.bundle import open_bundle
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes.device_cache import DeviceCache
-from atom_edge.runtimes.device_graph import DeviceGraph
+from atom_edge.runtimes.device_graph import Device, DeviceGraph
+from atom_edge.runtimes.options import Options
 from atom_edge.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -97,14 +98,14 @@ def race(contestants: dict[str, Callable[[], None]], rounds: int, tokens: int) -
 class Bench:
     """What is compared: sessions over both bundles, and the PyTorch model, on one device."""
 
-    def __init__(self, snapshot: Path, fp16: Path, int8: Path, device: str) -> None:
+    def __init__(self, snapshot: Path, fp16: Path, int8: Path, device: Device) -> None:
         self.device, self.fp16 = device, fp16
         tokenizer = Tokenizer.from_file(snapshot / "tokenizer.json")
         self.prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         dtype = torch.float16 if device == "cuda" else torch.float32
         self.model = AtomForCausalLM.from_pretrained(snapshot, dtype=dtype).to(device).eval()
         self.graphs = {
-            name: DeviceGraph(open_bundle(path).graph("cuda"), device, 512)  # type: ignore[arg-type]
+            name: DeviceGraph(open_bundle(path).graph("cuda"), device, 512)
             for name, path in (("fp16", fp16), ("int8", int8))
         }
         self.sessions = {
@@ -136,10 +137,10 @@ class Bench:
         prompt = self.prompts[0]
 
         def session(name: str) -> Callable[[], None]:
-            options = {"max_new_tokens": tokens, "temperature": 0.0}
+            options: Options = {"max_new_tokens": tokens, "temperature": 0.0}
 
             def run() -> None:
-                for _ in self.sessions[name].stream(prompt, **options):  # type: ignore[arg-type]
+                for _ in self.sessions[name].stream(prompt, **options):
                     pass
 
             return run
@@ -210,8 +211,8 @@ class Bench:
             return run
 
         def session(name: str) -> Callable[[], None]:
-            options = {"max_new_tokens": tokens, "temperature": 0.0}
-            return lambda: self.sessions[name].generate_batch(prompts, **options)  # type: ignore
+            options: Options = {"max_new_tokens": tokens, "temperature": 0.0}
+            return lambda: self.sessions[name].generate_batch(prompts, **options)
 
         return {
             "tokens left on the device, fp16": ours("fp16"),

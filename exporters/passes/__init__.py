@@ -85,13 +85,7 @@ def for_check(traced: ir.Model) -> ir.Model | None:
 
     Inputs and outputs are those of `for_prefill`, and the arithmetic is that of `for_decode`.
     """
-    model = fuse(traced)
-    if not use_static_cache(model):
-        return None
-    project_off_own_value(model)
-    if not choose_logits(model):
-        return None
-    return tidy(model)
+    return _for_some_tokens(traced, use_static_cache)
 
 
 def for_cuda(traced: ir.Model) -> ir.Model | None:
@@ -99,13 +93,15 @@ def for_cuda(traced: ir.Model) -> ir.Model | None:
 
     Any number of new tokens over a static cache, in float32 still; logits as in `for_prefill`.
     """
+    return _for_some_tokens(traced, use_grouped_query_attention)
+
+
+def _for_some_tokens(traced: ir.Model, use_cache: Pass) -> ir.Model | None:
     model = fuse(traced)
-    if not use_grouped_query_attention(model):
+    if not use_cache(model):
         return None
     project_off_own_value(model)
-    if not choose_logits(model):
-        return None
-    return tidy(model)
+    return tidy(model) if choose_logits(model) else None
 
 
 def tidy(model: ir.Model) -> ir.Model:

@@ -84,6 +84,19 @@ class CachedAttention(pattern.RewriteRuleClassBase):
         return result
 
 
+class PackedAttention(CachedAttention):
+    """Likewise, of queries, keys and values that are parts of one packed product."""
+
+    def check(  # type: ignore[override]  # the base names what it reads, and so does this
+        self, context: Any, flat: ir.Value, key: ir.Value, value: ir.Value, **matched: Any
+    ) -> MatchResult:
+        """The conditions of the base, and a product that `packed_product` finds."""
+        result = super().check(context, flat=flat, key=key, value=value, **matched)
+        if result and packed_product(flat, key, value) is None:
+            return result.fail("not one packed, rotated product", [flat, key, value])
+        return result
+
+
 def heads_of(queries: ir.Value) -> tuple[int, int, int]:
     """K, G and D of matched queries `[B, K, G, T, D]`."""
     kv_heads, groups, width = (size(queries, axis) for axis in (1, 2, 4))

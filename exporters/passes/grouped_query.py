@@ -28,7 +28,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
 from atom_edge.exporters.passes.cached_attention import (
-    CachedAttention,
+    PackedAttention,
     heads_of,
     name_cache_length,
     packed_product,
@@ -45,19 +45,17 @@ from atom_edge.exporters.passes.matching import (
 _WIDTH_STEP = 16
 
 
-class _GroupedQuery(CachedAttention):
+class _GroupedQuery(PackedAttention):
     def __init__(self, lengths: ir.Value, total: ir.Value) -> None:
         super().__init__()
         self.lengths, self.total = lengths, total
 
-    def check(  # type: ignore[override]
-        self, context: Any, flat: ir.Value, key: ir.Value, value: ir.Value, **matched: Any
+    def check(  # type: ignore[override]  # as in the base
+        self, context: Any, queries: ir.Value, **matched: Any
     ) -> MatchResult:
-        result = super().check(context, flat=flat, key=key, value=value, **matched)
-        if result and packed_product(flat, key, value) is None:
-            return result.fail("not one packed, rotated product", [flat, key, value])
-        if result and heads_of(matched["queries"])[2] % _WIDTH_STEP:
-            return result.fail("a head size that the operator does not rotate", flat)
+        result = super().check(context, queries=queries, **matched)
+        if result and heads_of(queries)[2] % _WIDTH_STEP:
+            return result.fail("a head size that the operator does not rotate", queries)
         return result
 
     def rewrite(

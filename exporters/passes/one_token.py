@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult
 
 from atom_edge.exporters.passes.cached_attention import (
     CACHE_AXIS,
-    CachedAttention,
+    PackedAttention,
     heads_of,
     name_cache_length,
     packed_product,
@@ -43,18 +42,10 @@ from atom_edge.exporters.passes.matching import (
 from atom_edge.exporters.passes.static_cache import OPSET
 
 
-class _Rows(CachedAttention):
+class _Rows(PackedAttention):
     def __init__(self, past_length: ir.Value, positions: ir.Value, length: ir.Value) -> None:
         super().__init__()
         self.past_length, self.positions, self.length = past_length, positions, length
-
-    def check(  # type: ignore[override]
-        self, context: Any, flat: ir.Value, key: ir.Value, value: ir.Value, **matched: Any
-    ) -> MatchResult:
-        result = super().check(context, flat=flat, key=key, value=value, **matched)
-        if result and packed_product(flat, key, value) is None:
-            return result.fail("not one packed, rotated product", [flat, key, value])
-        return result
 
     def rewrite(
         self,
