@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = ("torch", "transformers", "onnx", "optimum", "safetensors", "jinja2", "onnxscript")
 BLOCKED = f"""
 import importlib.abc, json, sys
@@ -41,6 +43,19 @@ def test_generation_works_without_them(small_bundle: Path) -> None:
         small_bundle,
     )
     assert len(json.loads(text)) == 4
+
+
+def test_a_checkout_is_whole_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Python is started in it, whatever is installed."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    found = run(
+        "import sys\n"
+        "editable = [f for f in sys.meta_path if 'Editable' in getattr(f, '__name__', '')]\n"
+        "sys.meta_path = [f for f in sys.meta_path if f not in editable]\n"
+        "import atom_edge.exporters, atom_edge.runtimes.session\n"
+        "print(atom_edge.exporters.__file__)"
+    )
+    assert Path(found.strip()) == Path("exporters/__init__.py").absolute()
 
 
 def test_no_command_line_import_needs_them() -> None:
