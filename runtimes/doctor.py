@@ -45,6 +45,8 @@ _PROBE = bytes.fromhex(
 )
 # In every wheel; sends tensors to a service of its maker's and computes nothing here.
 _REMOTE = "AzureExecutionProvider"
+# Those that bundles run on.
+_USED = ("CPUExecutionProvider", "CUDAExecutionProvider")
 _SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _EXPORT_EXTRA = ("torch", "transformers", "onnx", "optimum-onnx", "safetensors")
 
@@ -150,6 +152,10 @@ def _providers() -> Iterator[Finding]:
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             works_without = provider != "CPUExecutionProvider"
             reason = str(error).strip().partition("\n")[0]
+            if provider not in _USED:
+                unused = f"listed, does not run, and no bundle uses it: {reason}"
+                yield Finding(f"provider {name}", "ok", unused)
+                continue
             yield Finding(
                 f"provider {name}",
                 "warning" if works_without else "error",

@@ -95,6 +95,19 @@ def test_a_listed_provider_that_does_not_run_is_a_warning(monkeypatch: pytest.Mo
     assert "does not run" in finding.detail
 
 
+def test_a_provider_that_no_bundle_uses_need_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu lists TensorRT where its libraries are not."""
+    monkeypatch.setattr(
+        onnxruntime,
+        "get_available_providers",
+        lambda: ["TensorrtExecutionProvider", "CPUExecutionProvider"],
+    )
+    with pytest.warns(UserWarning, match="TensorrtExecutionProvider"):
+        finding = found("provider Tensorrt")
+    assert finding.status == "ok"
+    assert "does not run, and no bundle uses it" in finding.detail
+
+
 def test_a_provider_put_in_another_s_place_is_an_error() -> None:
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
