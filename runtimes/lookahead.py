@@ -30,8 +30,9 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 64
 # Tokens that must have been guessed right before `check` is opened: that takes as long as 50 steps,
 # and a short reply would not win them back.
 _FORESEEN = 32
-# Guessed tokens whose logits must equal those of steps before any are used.
-_TRIALS = 8
+# Guessed tokens, by how many were guessed at once, whose logits must equal those of steps before
+# any are used: a kernel may sum in another order where it has other rows beside.
+_TRIALS = {_FEW: _FEW, _MANY: _MANY}
 
 
 class Lookahead:
@@ -42,7 +43,7 @@ class Lookahead:
         self._context_length = context_length
         self._followers = _Followers()
         self._ahead: deque[tuple[int, Logits]] = deque()
-        self._width = _FEW
+        self._width = self._checked = _FEW
         self._pause = self._wait = 0
         self._expected: list[int] = []
 
@@ -64,7 +65,8 @@ class Lookahead:
             return known
         logits = self._cache.step_first(history[-1])
         if known is not None:
-            self._graphs.compare(known, logits, trials=_TRIALS, guessed=taken is not None)
+            guessed = 0 if taken is None else self._checked
+            self._graphs.compare(known, logits, guessed=guessed, trials=_TRIALS)
         return logits
 
     def forget(self) -> None:
@@ -96,6 +98,7 @@ class Lookahead:
         if not guess:
             return None
         rows = self._cache.check([history[-1], *guess])
+        self._checked = self._width
         self._ahead.extend(zip(guess, rows[1:], strict=True))
         first: Logits = rows[0]
         return first

@@ -13,6 +13,7 @@ Sequence b's tokens are rows `0 .. past_length[b]` of its cache.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from atom_edge.runtimes.cpu import has_fast_blocks
 from atom_edge.runtimes.providers import open_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import onnxruntime
 
@@ -59,7 +60,7 @@ class StaticGraphs:
         self._open_prefill, self._open_decode, self._open_check = prefill, decode, check
         self.lookahead_is_exact: bool | None = None if check and decode else False
         self.foreseen = 0
-        self._agreed = 0
+        self._agreed: Counter[int] = Counter()
         inputs = {value.name: value for value in self.prefill.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
         if not self.cache_names or not {"input_ids", "past_length", "logits_index"} < set(inputs):
@@ -107,20 +108,22 @@ class StaticGraphs:
         assert self._open_check is not None
         return self._open_check()
 
-    def compare(self, checked: Logits, stepped: Logits, *, trials: int, guessed: bool) -> None:
+    def compare(
+        self, checked: Logits, stepped: Logits, *, guessed: int, trials: Mapping[int, int]
+    ) -> None:
         """Learn whether lookahead is exact, from logits `[V]` of both ways to the same token.
 
         Args:
             checked: those of `check`.
             stepped: those of `decode`.
-            trials: equal logits after guessed tokens that are enough.
-            guessed: whether these are such.
+            guessed: of how many tokens guessed at once this is one; 0 of none.
+            trials: by that number, how many equal logits are enough.
         """
         if not np.array_equal(checked, stepped):
             self.lookahead_is_exact = False
         elif guessed and self.lookahead_is_exact is None:
-            self._agreed += 1
-            if self._agreed >= trials:
+            self._agreed[guessed] += 1
+            if all(self._agreed[width] >= enough for width, enough in trials.items()):
                 self.lookahead_is_exact = True
 
     def take_buffers(self, shape: tuple[int, int]) -> Buffers:
