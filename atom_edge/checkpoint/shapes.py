@@ -22,6 +22,11 @@ from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
 
 # The types of transformers that compute what this package's model computes without XSA.
 _LLAMA_TYPES = ("llama", "mistral")
+# Types with code of their own whose tensors would be read in the wrong order without a sign of it.
+_OTHER_ORDERS = {
+    "internlm2": "its wqkv holds q, k and v of one key-value head after another. Bring the "
+    "snapshot into Llama's form first, with its authors' convert2llama.py"
+}
 _MEASURED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 _UNMEASURED = ("max_position_embeddings", "rope_theta", "rms_norm_eps", "xsa")
 
@@ -199,9 +204,11 @@ def _architecture(raw: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """`llama`, `mistral`, `atom`, or `unknown`.
 
     Raises:
-        UnsupportedModelError: a type of transformers' own that computes something else.
+        UnsupportedModelError: a type that computes something else, or has its tensors otherwise.
     """
     kind, own_code = str(raw.get("model_type", "")), "auto_map" in raw
+    if kind in _OTHER_ORDERS:
+        raise UnsupportedModelError(f"model_type = '{kind}': {_OTHER_ORDERS[kind]}.")
     if kind in _LLAMA_TYPES and not own_code:
         return kind
     if kind in CONFIG_MAPPING and kind != "atom" and not own_code:

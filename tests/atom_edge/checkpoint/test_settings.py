@@ -153,6 +153,7 @@ def test_the_rotary_base_of_newer_files(opened: Open) -> None:
         ("scale_embeddings", True),
         ("model_type", "gemma"),
         ("model_type", "gpt2"),
+        ("model_type", "internlm2"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(opened: Open, name: str, value: object) -> None:
