@@ -31,6 +31,12 @@ def pretrain(
     stop_after: Annotated[
         int | None, typer.Option(min=1, help="End, resumable, once so many steps are done.")
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="On a CPU, compile the model and compute in bfloat16, as on a GPU."
+        ),
+    ] = False,
 ) -> None:
     """Train a model from scratch by a recipe; under torchrun, on several GPUs."""
     from atom_edge.training.loop import pretrain as run
@@ -44,5 +50,6 @@ def pretrain(
         cache=cache,
         initial=initial,
         stop_after=stop_after,
+        fast=fast,
     )
     typer.echo(str(snapshot if snapshot.exists() else output))

@@ -63,6 +63,7 @@ def pretrain(
     cache: Path | None = None,
     initial: Path | None = None,
     stop_after: int | None = None,
+    fast: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Train by `recipe` and return the folder of the snapshot.
@@ -75,6 +76,8 @@ def pretrain(
         cache: folder of the tokenized text; `output/cache` when None.
         initial: folder of a snapshot to begin from; random weights when None.
         stop_after: end, with a checkpoint, once so many steps of the run are done.
+        fast: compile the model and compute in bfloat16 on a CPU too, as always on a GPU; it needs
+            a C++ compiler, and pays where the CPU has bfloat16 instructions.
         console: where progress is shown; stderr when None.
 
     Raises:
@@ -88,6 +91,12 @@ def pretrain(
     if not resume and has_checkpoint(checkpoints):
         raise TrainingError(f"{output} holds a run already. Add --resume, or name another folder.")
 
+    if recipe.initial_share and initial is None:
+        raise TrainingError(
+            f"The recipe keeps {recipe.initial_share:g} of the weights that the run begins from. "
+            "Name their snapshot with --initial."
+        )
+
     counts = curriculum.plan(recipe)
     with accelerator.main_process_first(), tokenizing(console) as report:
         planned = (counts.sum(axis=0) * recipe.context).tolist()
@@ -95,15 +104,18 @@ def pretrain(
         tokenizer_file = tokenizer / "tokenizer.json"
         caches = build_caches(recipe, planned, tokenizer_file, data, place, report)
 
-    run = Run(recipe, accelerator, output, initial)
+    run = Run(recipe, accelerator, output, initial, fast)
     first = run.load() if resume else 0
     last = min(recipe.steps, stop_after or recipe.steps)
     batches = curriculum.batches(recipe, counts, caches, first)
     with training(console, first, recipe.steps) as show:
         run.train(batches, caches, range(first, last), show)
-    if last == recipe.steps and accelerator.is_main_process:
-        save_snapshot(run.model, tokenizer, output / "snapshot")
-        log.plot(output / "log.jsonl", output / "loss.png")
+    if last == recipe.steps:
+        if initial is not None and recipe.initial_share:
+            run.average(_model(recipe, initial), caches)
+        if accelerator.is_main_process:
+            save_snapshot(run.model, tokenizer, output / "snapshot")
+            log.plot(output / "log.jsonl", output / "loss.png")
     accelerator.end_training()
     return output / "snapshot"
 
@@ -126,7 +138,12 @@ class Run:
     """Model and optimizers of a run, on this process's device."""
 
     def __init__(
-        self, recipe: Recipe, accelerator: Accelerator, output: Path, initial: Path | None
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        output: Path,
+        initial: Path | None,
+        fast: bool,
     ) -> None:
         self.recipe = recipe
         self.accelerator = accelerator
@@ -138,8 +155,9 @@ class Run:
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._clipped = [p for p in self.model.parameters() if p.requires_grad]
         self._on_gpu = self.device.type == "cuda"
+        self._fast = fast or self._on_gpu
         loss = NextTokenLoss(self.model)
-        if self._on_gpu:
+        if self._fast:
             torch.set_float32_matmul_precision("high")
             loss.compile()
         self._loss = accelerator.prepare_model(loss)
@@ -189,6 +207,19 @@ class Run:
                 self._save(done)
                 since = time.monotonic()
 
+    def average(self, initial: AtomForCausalLM, caches: list[TokenCache]) -> None:
+        """Go back towards the weights of `initial` by the recipe's share, and validate again.
+
+        Between the weights before and after a short stage, general text is lost more slowly than
+        the new text is learnt (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903).
+        """
+        share = self.recipe.initial_share
+        with torch.no_grad():
+            for ours, first in zip(self.model.parameters(), initial.parameters(), strict=True):
+                ours.lerp_(first.to(ours.device), share)
+        averaged = self._validate(caches)
+        self._log(step=self.recipe.steps, initial_share=share, validation=averaged)
+
     def _step(self, windows: Tokens, step: int) -> Tensor:
         """One optimizer step; the mean loss of this process's part of `windows`."""
         factor = rate_factor(step, self.recipe.steps, self.recipe.optimizer)
@@ -213,7 +244,7 @@ class Run:
         host = torch.from_numpy(windows.astype(np.int64))
         if self._on_gpu:
             host = host.pin_memory()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._on_gpu):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._fast):
             loss: Tensor = self._loss(host.to(self.device, non_blocking=True))
         return loss
 

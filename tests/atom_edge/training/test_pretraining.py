@@ -313,3 +313,43 @@ def test_a_run_begins_from_the_weights_of_a_snapshot(corpus: Path, tmp_path: Pat
             corpus,
             initial=snapshot,
         )
+
+
+def test_a_run_can_end_between_the_weights_before_and_after(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "first")
+    first = tmp_path / "first" / "snapshot"
+    options = ["--data", str(corpus), "--cache", str(corpus / "cache"), "-o"]
+    recipe = tmp_path / "recipe.toml"
+    snapshots = []
+    for share in (0.0, 0.25):
+        recipe.write_text(f"initial_share = {share}\n{RECIPE}")
+        output = tmp_path / str(share)
+        arguments = ["pretrain", str(recipe), *options, str(output), "--initial", str(first)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        snapshots.append(output / "snapshot")
+    before, after, between = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (first, *snapshots)
+    )
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+    for name, tensor in between.items():
+        expected = after[name].lerp(before[name], 0.25)
+        torch.testing.assert_close(tensor, expected, rtol=0.01, atol=1e-4)
+    last = log.read_log(tmp_path / "0.25" / "log.jsonl")[-1]
+    assert last["initial_share"] == 0.25
+    assert set(last["validation"]) == {"plain", "everyday"}
+    with pytest.raises(TrainingError, match="--initial"):
+        pretrain(load_recipe(recipe), tmp_path / "none", corpus)
+
+
+# PyTorch's compiler uses what PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_a_fast_run_computes_the_same_in_bfloat16(corpus: Path, tmp_path: Path) -> None:
+    losses = []
+    for name, options in (("plain", []), ("fast", ["--fast"])):
+        run(corpus, tmp_path / name, "--stop-after", "4", *options)
+        records = log.read_log(tmp_path / name / "log.jsonl")
+        losses.append([record["loss"] for record in records if "loss" in record])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
