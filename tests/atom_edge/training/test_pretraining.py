@@ -147,6 +147,7 @@ def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
     )
     reference = load_recipe("atom-reference")
     assert reference.steps * reference.batch_windows * 512 == pytest.approx(5e9, rel=1e-3)
+    assert load_recipe("atom-reference-everyday").initial_share == 0.5
 
 
 @pytest.mark.parametrize(
