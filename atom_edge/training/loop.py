@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -34,6 +37,8 @@ from atom_edge.training.progress import tokenizing, training
 from atom_edge.training.recipe import Recipe
 from atom_edge.training.state import has_checkpoint, load_newest, save_checkpoint, save_snapshot
 
+# What torch.compile calls for a CPU.
+_COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 # What a snapshot to begin from must have in common with the recipe.
 _SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
@@ -82,7 +87,7 @@ def pretrain(
 
     Raises:
         TrainingError: for a recipe or source that cannot be used, an output that holds another
-            run, or nothing to resume.
+            run, nothing to resume, or `fast` without a compiler.
     """
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else checkpoint_path()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -91,6 +96,11 @@ def pretrain(
     if not resume and has_checkpoint(checkpoints):
         raise TrainingError(f"{output} holds a run already. Add --resume, or name another folder.")
 
+    if fast and accelerator.device.type == "cpu" and shutil.which(_COMPILER) is None:
+        raise TrainingError(
+            f"--fast needs a C++ compiler, and there is no {_COMPILER} here. Install it, name "
+            "another in CXX, or leave --fast out."
+        )
     if recipe.initial_share and initial is None:
         raise TrainingError(
             f"The recipe keeps {recipe.initial_share:g} of the weights that the run begins from. "

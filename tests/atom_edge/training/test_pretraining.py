@@ -344,6 +344,14 @@ def test_a_run_can_end_between_the_weights_before_and_after(corpus: Path, tmp_pa
         pretrain(load_recipe(recipe), tmp_path / "none", corpus)
 
 
+def test_a_fast_run_without_a_compiler_says_so(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TrainingError, match=r"C\+\+ compiler"):
+        pretrain(load_recipe(corpus / "recipe.toml"), tmp_path / "run", corpus, fast=True)
+
+
 # PyTorch's compiler uses what PyTorch deprecates.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 def test_a_fast_run_computes_the_same_in_bfloat16(corpus: Path, tmp_path: Path) -> None:
