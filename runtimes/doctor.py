@@ -45,8 +45,6 @@ _PROBE = bytes.fromhex(
 )
 # In every wheel; sends tensors to a service of its maker's and computes nothing here.
 _REMOTE = "AzureExecutionProvider"
-# Those that bundles run on.
-_USED = ("CPUExecutionProvider", "CUDAExecutionProvider")
 _SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _EXPORT_EXTRA = ("torch", "transformers", "onnx", "optimum-onnx", "safetensors")
 
@@ -146,26 +144,26 @@ def _providers() -> Iterator[Finding]:
     for provider in onnxruntime.get_available_providers():
         if provider == _REMOTE:
             continue
-        name = provider.removesuffix("ExecutionProvider")
         try:
             try_provider(provider)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            works_without = provider != "CPUExecutionProvider"
-            reason = str(error).strip().partition("\n")[0]
-            if provider not in _USED:
-                unused = f"listed, does not run, and no bundle uses it: {reason}"
-                yield Finding(f"provider {name}", "ok", unused)
-                continue
-            yield Finding(
-                f"provider {name}",
-                "warning" if works_without else "error",
-                f"listed, and does not run: {reason}",
-                f"Check the driver and libraries of {name}; bundles run on the CPU meanwhile."
-                if works_without
-                else how_to_mend(installed_flavours(), "cpu"),
-            )
+            yield _does_not_run(provider, str(error).strip().partition("\n")[0])
         else:
-            yield Finding(f"provider {name}", "ok", "ran a graph")
+            yield Finding(_line_of(provider), "ok", "ran a graph")
+
+
+def _does_not_run(provider: str, reason: str) -> Finding:
+    line, detail = _line_of(provider), f"listed, and does not run: {reason}"
+    if provider == "CPUExecutionProvider":
+        return Finding(line, "error", detail, how_to_mend(installed_flavours(), "cpu"))
+    if provider == "CUDAExecutionProvider":
+        remedy = "Check the driver and libraries of CUDA; bundles run on the CPU meanwhile."
+        return Finding(line, "warning", detail, remedy)
+    return Finding(line, "ok", f"listed, does not run, and no bundle uses it: {reason}")
+
+
+def _line_of(provider: str) -> str:
+    return f"provider {provider.removesuffix('ExecutionProvider')}"
 
 
 def runs(provider: str) -> bool:

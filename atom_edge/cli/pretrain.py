@@ -11,7 +11,10 @@ import typer
 def pretrain(
     recipe: Annotated[
         str,
-        typer.Argument(help="A TOML file, or the name of a shipped recipe."),
+        typer.Argument(
+            help="A TOML file, or a shipped recipe: atom-card, atom-reference, "
+            "atom-reference-everyday."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
         "out-pretrain"
@@ -38,7 +41,7 @@ def pretrain(
         ),
     ] = False,
 ) -> None:
-    """Train a model from scratch by a recipe; under torchrun, on several GPUs."""
+    """Train a model by a recipe; under torchrun, on several GPUs."""
     from atom_edge.training.loop import pretrain as run
     from atom_edge.training.recipe import load_recipe
 

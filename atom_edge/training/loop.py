@@ -37,8 +37,6 @@ from atom_edge.training.progress import tokenizing, training
 from atom_edge.training.recipe import Recipe
 from atom_edge.training.state import has_checkpoint, load_newest, save_checkpoint, save_snapshot
 
-# What torch.compile calls for a CPU.
-_COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 # What a snapshot to begin from must have in common with the recipe.
 _SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
@@ -92,20 +90,15 @@ def pretrain(
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else checkpoint_path()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     console = console or Console(stderr=True, quiet=not accelerator.is_main_process)
-    checkpoints = output / "checkpoints"
-    if not resume and has_checkpoint(checkpoints):
+    if not resume and has_checkpoint(output / "checkpoints"):
         raise TrainingError(f"{output} holds a run already. Add --resume, or name another folder.")
-
-    if fast and accelerator.device.type == "cpu" and shutil.which(_COMPILER) is None:
-        raise TrainingError(
-            f"--fast needs a C++ compiler, and there is no {_COMPILER} here. Install it, name "
-            "another in CXX, or leave --fast out."
-        )
     if recipe.initial_share and initial is None:
         raise TrainingError(
             f"The recipe keeps {recipe.initial_share:g} of the weights that the run begins from. "
             "Name their snapshot with --initial."
         )
+    if fast and accelerator.device.type == "cpu":
+        _need_compiler()
 
     counts = curriculum.plan(recipe)
     with accelerator.main_process_first(), tokenizing(console) as report:
@@ -128,6 +121,16 @@ def pretrain(
             log.plot(output / "log.jsonl", output / "loss.png")
     accelerator.end_training()
     return output / "snapshot"
+
+
+def _need_compiler() -> None:
+    # As torch.compile chooses it for a CPU.
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise TrainingError(
+            f"--fast needs a C++ compiler, and there is no {compiler} here. Install it, name "
+            "another in CXX, or leave --fast out."
+        )
 
 
 def _model(recipe: Recipe, initial: Path | None) -> AtomForCausalLM:

@@ -1,4 +1,4 @@
-"""Pretraining: recipes, caches, the curriculum, the optimizer, and runs that are killed."""
+"""Pretraining: recipes, sources, caches, and runs that are killed, begun anew or averaged."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 from atom_edge.cli import app
 from atom_edge.errors import TrainingError
 from atom_edge.reference import checkpoint_path
-from atom_edge.training import curriculum, log
-from atom_edge.training.cache import TokenCache, build_caches
+from atom_edge.training import log
+from atom_edge.training.cache import build_caches
 from atom_edge.training.loop import pretrain
-from atom_edge.training.optimizer import Muon, orthogonalize, rate_factor
-from atom_edge.training.recipe import Optimizer, Recipe, Source, load_recipe
+from atom_edge.training.recipe import Recipe, Source, load_recipe
 from atom_edge.training.sources import read_shard, stream_hub
 from atom_edge.training.state import load_newest
 
@@ -196,78 +195,6 @@ def test_cache_holds_every_document_once_and_is_found_again(corpus: Path, tmp_pa
     written = list(read_shard(corpus / "plain-0.jsonl"))
     assert sorted(texts) == sorted(written)
     assert texts != written
-
-
-def windows_recipe(**options: object) -> Recipe:
-    sources = (Source("a", 0.9, 0.1, generator="x"), Source("b", 0.1, 0.9, generator="x"))
-    return Recipe(
-        tokens=400 * 16 * 8,
-        sources=sources,
-        batch_windows=16,
-        model={"max_position_embeddings": 8},
-        **options,
-    )
-
-
-def test_curriculum_moves_from_start_to_end() -> None:
-    counts = curriculum.plan(windows_recipe())
-    assert counts.shape == (400, 2)
-    assert (counts.sum(axis=1) == 16).all()
-    assert counts[:40, 0].mean() / 16 == pytest.approx(0.86, abs=0.05)
-    assert counts[180:220, 0].mean() / 16 == pytest.approx(0.5, abs=0.07)
-    assert counts[-40:, 0].mean() / 16 == pytest.approx(0.14, abs=0.05)
-
-
-def test_an_epoch_sees_every_window_once_and_any_step_can_be_the_first() -> None:
-    recipe = windows_recipe()
-    first = np.arange(8 * 60 + 8, dtype=np.uint16)
-    second = np.arange(1000, 1000 + 8 * 30 + 8, dtype=np.uint16)
-    caches = [TokenCache(first, first), TokenCache(second, second)]
-    counts = curriculum.plan(recipe)
-    steps = list(curriculum.batches(recipe, counts, caches))
-    assert all(batch.shape == (16, 9) for batch in steps)
-    assert all((np.diff(batch.astype(int), axis=1) == 1).all() for batch in steps)
-    starts = np.concatenate([batch[batch[:, 0] < 1000, 0] for batch in steps])[:60]
-    assert len(set(starts.tolist())) == 60
-    assert len({int(start) % 8 for start in starts}) == 1
-    later = islice(curriculum.batches(recipe, counts, caches, first_step=170), 5)
-    assert all(np.array_equal(a, b) for a, b in zip(later, steps[170:175], strict=True))
-
-
-def test_muon_is_the_reference_muon() -> None:
-    torch.manual_seed(0)
-    values = [torch.randn(6, 4), torch.randn(6, 4), torch.randn(4, 6), torch.randn(5, 5)]
-    ours = [torch.nn.Parameter(value.clone()) for value in values]
-    theirs = [torch.nn.Parameter(value.clone()) for value in values]
-    optimizers = (
-        Muon(ours, lr=0.02, momentum=0.9, weight_decay=0.1),
-        torch.optim.Muon(theirs, lr=0.02, momentum=0.9, weight_decay=0.1),
-    )
-    for _ in range(4):
-        for one, other in zip(ours, theirs, strict=True):
-            one.grad = torch.randn_like(one)
-            other.grad = one.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    for one, other in zip(ours, theirs, strict=True):
-        # The reference iterates in bfloat16.
-        torch.testing.assert_close(one, other, rtol=0, atol=4e-3)
-
-
-def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
-    torch.manual_seed(0)
-    for shape in ((3, 16, 16), (2, 32, 8), (2, 8, 32)):
-        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
-        assert 0.3 < values.min() < values.max() < 1.3
-
-
-def test_rates_rise_hold_and_fall_to_zero() -> None:
-    settings = Optimizer(warmup_steps=10, decay_share=0.5)
-    factors = [rate_factor(step, 100, settings) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9:51] == [1.0] * 42
-    assert factors[75] == pytest.approx(0.5)
-    assert factors[100] == 0
 
 
 def test_hub_data_set_is_streamed_by_pattern(tmp_path: Path) -> None:
