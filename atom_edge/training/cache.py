@@ -34,10 +34,14 @@ _LARGEST_HELD_OUT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class TokenCache:
-    """One source's tokens: memory-mapped uint16 arrays of one dimension."""
+    """One source's tokens: memory-mapped uint16 arrays of one dimension.
+
+    `document_starts` are the places in `train` at which documents begin, int64, ascending.
+    """
 
     train: Tokens
     validation: Tokens
+    document_starts: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,8 @@ def build_caches(
                 report(place.name.rsplit("-", 1)[0], finished / len(jobs))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [
-        TokenCache(_memory_map(place / "train.bin"), _memory_map(place / "validation.bin"))
-        for place in places
-    ]
+    end = _end_of_text(Tokenizer.from_file(str(tokenizer_file)), tokenizer_file)
+    return [_open(place, end) for place in places]
 
 
 def _streams(source: Source, recipe: Recipe, planned: int, data: Path) -> list[_Stream]:
@@ -153,9 +155,7 @@ def _fingerprint(parts: list[_Stream], recipe: Recipe, tokenizer_file: Path) -> 
 def _tokenize(stream: _Stream, tokenizer_file: Path, destination: Path) -> None:
     """Write the stream's tokens and its documents' lengths beside `destination`."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    if end is None:
-        raise TrainingError(f"{tokenizer_file} has no token {END_OF_TEXT}.")
+    end = _end_of_text(tokenizer, tokenizer_file)
     lengths: list[int] = []
     total = 0
     with destination.with_suffix(".bin").open("wb") as out:
@@ -168,6 +168,19 @@ def _tokenize(stream: _Stream, tokenizer_file: Path, destination: Path) -> None:
             if stream.max_tokens and total >= stream.max_tokens:
                 break
     np.save(destination.with_suffix(".npy"), np.array(lengths, dtype=np.int64))
+
+
+def _end_of_text(tokenizer: Tokenizer, file: Path) -> int:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    if end is None:
+        raise TrainingError(f"{file} has no token {END_OF_TEXT}.")
+    return int(end)
+
+
+def _open(place: Path, end: int) -> TokenCache:
+    train = _memory_map(place / "train.bin")
+    starts = np.concatenate([[0], np.flatnonzero(train == end)[:-1] + 1])
+    return TokenCache(train, _memory_map(place / "validation.bin"), starts)
 
 
 def _assemble(parts: list[Path], place: Path, recipe: Recipe) -> None:

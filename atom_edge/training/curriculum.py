@@ -33,13 +33,20 @@ def plan(recipe: Recipe) -> Counts:
 
 
 class _Shuffled:
-    """A source's windows in a new order each epoch, cut at another place each epoch."""
+    """A source's windows in a new order each epoch, cut at another place each epoch.
 
-    def __init__(self, tokens: Tokens, context: int, seed: tuple[int, ...]) -> None:
-        self._tokens = tokens
+    Of the windows that hold the start of a document, `aligned_share` is moved to begin there.
+    """
+
+    def __init__(
+        self, cache: TokenCache, context: int, aligned_share: float, seed: tuple[int, ...]
+    ) -> None:
+        self._tokens = cache.train
+        self._starts = cache.document_starts
         self._context = context
+        self._aligned_share = aligned_share
         self._seed = seed
-        self._count = (len(tokens) - context) // context
+        self._count = (len(self._tokens) - context) // context
         self._epoch = -1
 
     def take(self, first: int, count: int) -> Tokens:
@@ -48,13 +55,25 @@ class _Shuffled:
         for row, number in enumerate(range(first, first + count)):
             epoch, index = divmod(number, self._count)
             if epoch != self._epoch:
-                chance = np.random.default_rng((*self._seed, epoch))
-                self._offset = int(chance.integers(self._context))
-                self._order = chance.permutation(self._count)
+                self._begins = self._cut(epoch)
                 self._epoch = epoch
-            begin = self._offset + self._order[index] * self._context
+            begin = self._begins[index]
             windows[row] = self._tokens[begin : begin + self._context + 1]
         return windows
+
+    def _cut(self, epoch: int) -> Counts:
+        """Where the windows of `epoch` begin, in their order, int64 `[windows]`."""
+        chance = np.random.default_rng((*self._seed, epoch))
+        offset = chance.integers(self._context)
+        begins = offset + chance.permutation(self._count) * self._context
+        if not self._aligned_share:
+            return begins
+        following = np.searchsorted(self._starts, begins).clip(max=len(self._starts) - 1)
+        starts = self._starts[following]
+        latest = np.minimum(begins, len(self._tokens) - 2 * self._context) + self._context - 1
+        movable = (starts >= begins) & (starts <= latest)
+        moved = movable & (chance.random(self._count) < self._aligned_share)
+        return np.where(moved, starts, begins)
 
 
 def batches(
@@ -62,10 +81,11 @@ def batches(
 ) -> Iterator[Tokens]:
     """Yield each step's windows from `first_step` on, uint16 `[batch, context + 1]`.
 
-    A window's last token is the next one's first, so that every token is predicted once an epoch.
+    A window's last token is the next one's first, so that every token is predicted once an epoch,
+    but for what a window that was moved to a document's start leaves out before it.
     """
     sources = [
-        _Shuffled(cache.train, recipe.context, (recipe.seed, number))
+        _Shuffled(cache, recipe.context, recipe.aligned_share, (recipe.seed, number))
         for number, cache in enumerate(caches)
     ]
     taken = counts[:first_step].sum(axis=0)

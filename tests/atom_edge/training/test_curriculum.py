@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from atom_edge.training import curriculum
-from atom_edge.training.cache import TokenCache
+from atom_edge.training.cache import TokenCache, Tokens
 from atom_edge.training.recipe import Recipe, Source
 
 
@@ -21,6 +22,10 @@ def windows_recipe(**options: object) -> Recipe:
         model={"max_position_embeddings": 8},
         **options,
     )
+
+
+def token_cache(tokens: Tokens, *starts: int) -> TokenCache:
+    return TokenCache(tokens, tokens, np.array(starts or (0,)))
 
 
 def test_curriculum_moves_from_start_to_end() -> None:
@@ -36,7 +41,7 @@ def test_an_epoch_sees_every_window_once_and_any_step_can_be_the_first() -> None
     recipe = windows_recipe()
     first = np.arange(8 * 60 + 8, dtype=np.uint16)
     second = np.arange(1000, 1000 + 8 * 30 + 8, dtype=np.uint16)
-    caches = [TokenCache(first, first), TokenCache(second, second)]
+    caches = [token_cache(first), token_cache(second)]
     counts = curriculum.plan(recipe)
     steps = list(curriculum.batches(recipe, counts, caches))
     assert all(batch.shape == (16, 9) for batch in steps)
@@ -46,3 +51,23 @@ def test_an_epoch_sees_every_window_once_and_any_step_can_be_the_first() -> None
     assert len({int(start) % 8 for start in starts}) == 1
     later = islice(curriculum.batches(recipe, counts, caches, first_step=170), 5)
     assert all(np.array_equal(a, b) for a, b in zip(later, steps[170:175], strict=True))
+
+
+def test_the_share_of_windows_that_may_begin_at_a_document_does() -> None:
+    # Documents of 5 tokens and then one of 160, in windows of 8: of the first 40 windows each holds
+    # a start, of the last 20 none.
+    tokens = np.arange(320 + 160 + 8, dtype=np.uint16)
+    starts = np.arange(0, 325, 5)
+    cache = token_cache(tokens, *starts)
+    source = [Source("a", 1.0, 1.0, generator="x")]
+    recipe = replace(windows_recipe(aligned_share=0.5), sources=tuple(source), tokens=3840 * 8)
+    first = np.concatenate(list(curriculum.batches(recipe, curriculum.plan(recipe), [cache])))[:, 0]
+    short = first[first < 320]
+    aligned = np.isin(short, starts).mean()
+    assert aligned == pytest.approx(0.5 + 0.5 / 5, abs=0.05)  # a fifth are at a start unmoved
+    assert len(set(short[np.isin(short, starts)].tolist())) > 60  # of the 64: every start is met
+    whole = replace(recipe, aligned_share=1.0)
+    batches = list(curriculum.batches(whole, curriculum.plan(whole), [cache]))
+    assert np.isin([b[0, 0] for b in batches if b[0, 0] < 320], starts).all()
+    later = islice(curriculum.batches(whole, curriculum.plan(whole), [cache], first_step=97), 5)
+    assert all(np.array_equal(a, b) for a, b in zip(later, batches[97:102], strict=True))
