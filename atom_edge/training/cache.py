@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from atom_edge.errors import TrainingError
+from atom_edge.training import synthetic
 from atom_edge.training.recipe import Recipe, Source
 from atom_edge.training.sources import batched, find_shards, read_shard, stream_hub
 from atom_edge.training.tokenizer import END_OF_TEXT
@@ -58,9 +59,7 @@ class _Stream:
         if self.shard is not None:
             return read_shard(self.shard, self.source.text_field)
         if self.source.generator:
-            from atom_edge.training.synthetic import generate
-
-            return generate(self.source.generator, self.seed)
+            return synthetic.generate(self.source.generator, self.seed)
         local = self.data / self.source.hub if self.data is not None else Path(self.source.hub)
         return stream_hub(
             str(local) if local.is_dir() else self.source.hub,
@@ -145,6 +144,7 @@ def _fingerprint(parts: list[_Stream], recipe: Recipe, tokenizer_file: Path) -> 
             "source": {k: v for k, v in asdict(part.source).items() if k not in ("start", "end")},
             "shard": part.shard and [part.shard.name, part.shard.stat().st_size],
             "max_tokens": part.max_tokens,
+            "version": synthetic.version() if part.source.generator else "",
         }
         for part in parts
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from atom_edge.errors import TrainingError
 from atom_edge.training.synthetic import everyday, prose
@@ -20,3 +22,12 @@ def generate(name: str, seed: int) -> Iterator[str]:
         known = ", ".join(sorted(GENERATORS))
         raise TrainingError(f"There is no text generator {name!r}; there is {known}.")
     return GENERATORS[name](seed)
+
+
+def version() -> str:
+    """Return a hash of the programs and their texts: text of another version differs."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".txt")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

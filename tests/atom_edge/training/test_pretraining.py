@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from atom_edge.cli import app
 from atom_edge.errors import TrainingError
 from atom_edge.reference import checkpoint_path
-from atom_edge.training import log
+from atom_edge.training import log, synthetic
 from atom_edge.training.cache import build_caches
 from atom_edge.training.loop import pretrain
 from atom_edge.training.recipe import Recipe, Source, load_recipe
@@ -190,11 +190,28 @@ def test_cache_holds_every_document_once_and_is_found_again(corpus: Path, tmp_pa
     both = np.concatenate([cache.train, cache.validation])
     assert both[-1] == 4
     assert 300 <= len(cache.validation) < 500
+    ends = np.flatnonzero(cache.train == 4)
+    assert cache.document_starts.tolist() == [0, *(ends[:-1] + 1)]
     decoded = Tokenizer.from_file(str(tokenizer)).decode(both.tolist(), skip_special_tokens=False)
     texts = decoded.split("<|endoftext|>")[:-1]
     written = list(read_shard(corpus / "plain-0.jsonl"))
     assert sorted(texts) == sorted(written)
     assert texts != written
+
+
+def test_text_of_a_changed_generator_is_tokenized_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source("everyday", 1, 1, generator="everyday", max_tokens=2000)
+    recipe = Recipe(tokens=1, sources=(source,), validation_tokens=300)
+    tokenizer = checkpoint_path() / "tokenizer.json"
+    arguments = (recipe, [1], tokenizer, tmp_path, tmp_path / "cache")
+    for _ in range(2):
+        build_caches(*arguments)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr(synthetic, "version", lambda: "another")
+    build_caches(*arguments)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_hub_data_set_is_streamed_by_pattern(tmp_path: Path) -> None:
