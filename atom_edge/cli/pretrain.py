@@ -13,7 +13,7 @@ def pretrain(
         str,
         typer.Argument(
             help="A TOML file, or a shipped recipe: atom-card, atom-reference, "
-            "atom-reference-everyday."
+            "atom-reference-plain."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(

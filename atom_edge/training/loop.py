@@ -92,11 +92,6 @@ def pretrain(
     console = console or Console(stderr=True, quiet=not accelerator.is_main_process)
     if not resume and has_checkpoint(output / "checkpoints"):
         raise TrainingError(f"{output} holds a run already. Add --resume, or name another folder.")
-    if recipe.initial_share and initial is None:
-        raise TrainingError(
-            f"The recipe keeps {recipe.initial_share:g} of the weights that the run begins from. "
-            "Name their snapshot with --initial."
-        )
     if fast and accelerator.device.type == "cpu":
         _need_compiler()
 
@@ -113,12 +108,9 @@ def pretrain(
     batches = curriculum.batches(recipe, counts, caches, first)
     with training(console, first, recipe.steps) as show:
         run.train(batches, caches, range(first, last), show)
-    if last == recipe.steps:
-        if initial is not None and recipe.initial_share:
-            run.average(_model(recipe, initial), caches)
-        if accelerator.is_main_process:
-            save_snapshot(run.model, tokenizer, output / "snapshot")
-            log.plot(output / "log.jsonl", output / "loss.png")
+    if last == recipe.steps and accelerator.is_main_process:
+        save_snapshot(run.model, tokenizer, output / "snapshot")
+        log.plot(output / "log.jsonl", output / "loss.png")
     accelerator.end_training()
     return output / "snapshot"
 
@@ -219,19 +211,6 @@ class Run:
             if done % recipe.checkpoint_every == 0 or done == steps.stop:
                 self._save(done)
                 since = time.monotonic()
-
-    def average(self, initial: AtomForCausalLM, caches: list[TokenCache]) -> None:
-        """Go back towards the weights of `initial` by the recipe's share, and validate again.
-
-        Between the weights before and after a short stage, general text is lost more slowly than
-        the new text is learnt (Wortsman et al., "Robust fine-tuning", arXiv 2109.01903).
-        """
-        share = self.recipe.initial_share
-        with torch.no_grad():
-            for ours, first in zip(self.model.parameters(), initial.parameters(), strict=True):
-                ours.lerp_(first.to(ours.device), share)
-        averaged = self._validate(caches)
-        self._log(step=self.recipe.steps, initial_share=share, validation=averaged)
 
     def _step(self, windows: Tokens, step: int) -> Tensor:
         """One optimizer step; the mean loss of this process's part of `windows`."""

@@ -65,7 +65,6 @@ class Recipe:
     device_windows: int = 512  # windows that a device holds at once
     seed: int = 0
     aligned_share: float = 0.0  # of the windows with a document's start in them, begin at it
-    initial_share: float = 0.0  # of the weights that it begins from, in those that it ends with
     validation_tokens: int = 262_144  # held out of each source
     validation_every: int = 1000  # steps
     checkpoint_every: int = 2000  # steps

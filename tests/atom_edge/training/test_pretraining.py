@@ -1,4 +1,4 @@
-"""Pretraining: recipes, sources, caches, and runs that are killed, begun anew or averaged."""
+"""Pretraining: recipes, sources, caches, and runs that are killed or begun anew."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
     )
     reference = load_recipe("atom-reference")
     assert reference.steps * reference.batch_windows * 512 == pytest.approx(5e9, rel=1e-3)
-    assert load_recipe("atom-reference-everyday").initial_share == 0.5
+    assert load_recipe("atom-reference-plain").aligned_share == 0.6
 
 
 @pytest.mark.parametrize(
@@ -258,34 +258,6 @@ def test_a_run_begins_from_the_weights_of_a_snapshot(corpus: Path, tmp_path: Pat
             corpus,
             initial=snapshot,
         )
-
-
-def test_a_run_can_end_between_the_weights_before_and_after(corpus: Path, tmp_path: Path) -> None:
-    run(corpus, tmp_path / "first")
-    first = tmp_path / "first" / "snapshot"
-    options = ["--data", str(corpus), "--cache", str(corpus / "cache"), "-o"]
-    recipe = tmp_path / "recipe.toml"
-    snapshots = []
-    for share in (0.0, 0.25):
-        recipe.write_text(f"initial_share = {share}\n{RECIPE}")
-        output = tmp_path / str(share)
-        arguments = ["pretrain", str(recipe), *options, str(output), "--initial", str(first)]
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        snapshots.append(output / "snapshot")
-    before, after, between = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-        for folder in (first, *snapshots)
-    )
-    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
-    for name, tensor in between.items():
-        expected = after[name].lerp(before[name], 0.25)
-        torch.testing.assert_close(tensor, expected, rtol=0.01, atol=1e-4)
-    last = log.read_log(tmp_path / "0.25" / "log.jsonl")[-1]
-    assert last["initial_share"] == 0.25
-    assert set(last["validation"]) == {"plain", "everyday"}
-    with pytest.raises(TrainingError, match="--initial"):
-        pretrain(load_recipe(recipe), tmp_path / "none", corpus)
 
 
 def test_a_fast_run_without_a_compiler_says_so(
