@@ -16,7 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 from atom_edge.training.sources import find_shards, read_shard
@@ -78,7 +78,7 @@ class Plainness:
 
 def select(shards: list[Path], characters: int) -> list[str]:
     """Return the plainest passages of `shards`, `characters` in all, the best first."""
-    usual = (text for shard in shards for text in list(read_shard(shard))[::_EVERY])
+    usual = (text for shard in shards for text in islice(read_shard(shard), 0, None, _EVERY))
     plainness = Plainness(generate("prose", seed=0), usual)
     scored = [
         (plainness.score(passage), passage)
