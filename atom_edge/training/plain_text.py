@@ -54,14 +54,9 @@ class Plainness:
 
     def __init__(self, wanted: Iterable[str], usual: Iterable[str]) -> None:
         ours, theirs = _count(wanted), _count(usual)
-        of_ours, of_theirs = _words_in(ours), _words_in(theirs)
+        larger = _words_in(theirs) / _words_in(ours)
         self._weights = {
-            feature: max(
-                -_BOUND,
-                min(
-                    _BOUND, math.log((count + 0.5) / of_ours * of_theirs / (theirs[feature] + 0.5))
-                ),
-            )
+            feature: _bounded(math.log(larger * (count + 0.5) / (theirs[feature] + 0.5)))
             for feature, count in ours.items()
             if isinstance(feature, str) or count > 1
         }
@@ -108,6 +103,10 @@ def _count(texts: Iterable[str]) -> Counter[Feature]:
         for features in _features(text):
             counts.update(features)
     return counts
+
+
+def _bounded(nats: float) -> float:
+    return max(-_BOUND, min(_BOUND, nats))
 
 
 def _words_in(counts: Counter[Feature]) -> int:
