@@ -114,6 +114,8 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(small_bundle: Path, state: Pat
     assert tokens is not None
     assert 0 < int(tokens[1]) < 80
     terminal.send("half a line")
+    # CPython's readline misses a signal that comes between two keys, until the next one.
+    terminal.expect_exact("half a line")
     terminal.sendintr()
     terminal.expect_exact("Ctrl+D or /exit leaves.")
     terminal.expect_exact(PROMPT)
