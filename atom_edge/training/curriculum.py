@@ -35,7 +35,8 @@ def plan(recipe: Recipe) -> Counts:
 class _Shuffled:
     """A source's windows in a new order each epoch, cut at another place each epoch.
 
-    Of the windows that hold the start of a document, `aligned_share` is moved to begin there.
+    Of the windows that hold the start of a document, `aligned_share` is moved to begin there: a
+    prompt is the beginning of a text with nothing before it, and windows cut anywhere seldom are.
     """
 
     def __init__(
@@ -66,12 +67,10 @@ class _Shuffled:
         chance = np.random.default_rng((*self._seed, epoch))
         offset = chance.integers(self._context)
         begins = offset + chance.permutation(self._count) * self._context
-        if not self._aligned_share:
-            return begins
         following = np.searchsorted(self._starts, begins).clip(max=len(self._starts) - 1)
         starts = self._starts[following]
-        latest = np.minimum(begins, len(self._tokens) - 2 * self._context) + self._context - 1
-        movable = (starts >= begins) & (starts <= latest)
+        within = (starts >= begins) & (starts < begins + self._context)
+        movable = within & (starts + self._context < len(self._tokens))
         moved = movable & (chance.random(self._count) < self._aligned_share)
         return np.where(moved, starts, begins)
 

@@ -9,8 +9,6 @@ though the best are taken instead of drawn. `CORPUS/plain/plain.jsonl.gz` then h
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import re
 import sys
@@ -19,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
-from atom_edge.training.sources import find_shards, read_shard
+from atom_edge.training.sources import find_shards, read_shard, write_shard
 from atom_edge.training.synthetic import generate
 
 _FOLDERS = ("edu", "synthetic", "web")
@@ -28,9 +26,7 @@ _PASSAGE = 1500  # characters, about
 _SHORTEST = 200
 _WORDS = re.compile(r"[a-z]+|[0-9]+|[^\sa-z0-9]")
 _EVERY = 40  # documents, of which one is counted for p(corpus)
-_BOUND = (
-    3.0  # nats a word may count for or against, and what a word unknown to the prose counts against
-)
+_BOUND = 3.0  # nats that a word counts at most; one that the prose lacks counts so much against
 
 Feature = str | tuple[str, str]
 
@@ -117,8 +113,5 @@ if __name__ == "__main__":
     corpus, destination = map(Path, sys.argv[1:3])
     found = [shard for folder in _FOLDERS for shard in find_shards(corpus / folder)]
     best = select(found, _CHARACTERS)
-    destination.mkdir(parents=True, exist_ok=True)
-    with gzip.open(destination / "plain.jsonl.gz", "wt", encoding="utf-8") as shard:
-        for text in best:
-            shard.write(json.dumps({"text": text}) + "\n")
+    write_shard(destination / "plain.jsonl.gz", best, "plain passages")
     print(f"{len(best):,} passages, {sum(map(len, best)):,} characters")

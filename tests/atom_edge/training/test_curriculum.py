@@ -59,8 +59,8 @@ def test_the_share_of_windows_that_may_begin_at_a_document_does() -> None:
     tokens = np.arange(320 + 160 + 8, dtype=np.uint16)
     starts = np.arange(0, 325, 5)
     cache = token_cache(tokens, *starts)
-    source = [Source("a", 1.0, 1.0, generator="x")]
-    recipe = replace(windows_recipe(aligned_share=0.5), sources=tuple(source), tokens=3840 * 8)
+    sources = (Source("a", 1.0, 1.0, generator="x"),)
+    recipe = replace(windows_recipe(aligned_share=0.5), sources=sources, tokens=3840 * 8)
     first = np.concatenate(list(curriculum.batches(recipe, curriculum.plan(recipe), [cache])))[:, 0]
     short = first[first < 320]
     aligned = np.isin(short, starts).mean()

@@ -157,6 +157,7 @@ def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
         (("tokens = 3072", ""), "missing tokens"),
         (("start = 0.75", "start = 0.5"), "at the start add up to 0.75"),
         (("generator =", 'hub = "x"\ngenerator ='), "exactly one of"),
+        (("tokens = 3072", "tokens = 3072\naligned_share = 60.0"), "aligned_share is 60; make it"),
         (("warmup_steps = 2", "warmup = 2"), "unknown warmup"),
         (("tokens = 3072", "tokens = ]"), "not valid TOML"),
     ],
