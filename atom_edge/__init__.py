@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,12 +15,6 @@ if TYPE_CHECKING:
     from atom_edge.config import AtomConfig
     from atom_edge.modeling import AtomForCausalLM
     from atom_edge.runtimes.session import AtomSession
-
-# In a checkout `exporters` and `runtimes` lie beside this folder, an installation has them in it.
-# Python started in a checkout finds this folder first, whatever is installed.
-_checkout = Path(__file__).parent.parent
-if (_checkout / "runtimes" / "session.py").exists():
-    __path__.append(str(_checkout))
 
 # Telemetry of the libraries below us is off unless the user has set these to another value.
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):

@@ -24,21 +24,8 @@ def test_format() -> None:
     run(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
-def test_types(tmp_path: Path) -> None:
-    # mypy knows packages by their folders: lay them out as they are installed.
-    package = tmp_path / "atom_edge"
-    package.mkdir()
-    for entry in (ROOT / "atom_edge").iterdir():
-        (package / entry.name).symlink_to(entry)
-    for name in ("exporters", "runtimes"):
-        (package / name).symlink_to(ROOT / name)
-    options = (
-        "--config-file",
-        str(ROOT / "pyproject.toml"),
-        "--cache-dir",
-        str(ROOT / ".mypy_cache"),
-    )
-    run(sys.executable, "-m", "mypy", "-p", "atom_edge", *options, cwd=tmp_path)
+def test_types() -> None:
+    run(sys.executable, "-m", "mypy", "-p", "atom_edge")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_checkout_is_whole_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         "import atom_edge.exporters, atom_edge.runtimes.session\n"
         "print(atom_edge.exporters.__file__)"
     )
-    assert Path(found.strip()) == Path("exporters/__init__.py").absolute()
+    assert Path(found.strip()).resolve() == Path("exporters/__init__.py").resolve()
 
 
 def test_no_command_line_import_needs_them() -> None:
