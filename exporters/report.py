@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atom_edge.errors import ValidationError
-from atom_edge.exporters.divergence import Divergence, Estimate
+from atom_edge.evaluation.divergence import Divergence, Estimate
 
 HALF_LOGIT_DIFF = 0.25
 HALF_PERPLEXITY_RATIO = 1.001

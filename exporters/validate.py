@@ -7,7 +7,6 @@ and over held-out text the divergence of the predictions, in prefill and in deco
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import torch
 from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.errors import ValidationError
-from atom_edge.exporters.divergence import Divergence
+from atom_edge.evaluation.divergence import Divergence
+from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.reference import Ids, Logits, Reference
 from atom_edge.exporters.report import Limits, Report
@@ -36,11 +36,6 @@ GREEDY_TOKENS = 48
 PROMPT_TOKENS = 16
 
 Graph = PortableGraph | StaticGraph
-
-
-def heldout_text() -> str:
-    """Text that the reference checkpoint has not seen; see `data/README.md`."""
-    return importlib.resources.files(__package__).joinpath("data/heldout.txt").read_text("utf-8")
 
 
 def validate(

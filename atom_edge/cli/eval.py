@@ -47,7 +47,9 @@ def eval_command(
     import time
 
     from atom_edge.cli.extras import needs_extra
+    from atom_edge.evaluation import hide_inner_bars
 
+    hide_inner_bars()
     with needs_extra("atom-edge eval", "eval"):
         from atom_edge.evaluation.run import evaluate
 

@@ -2,6 +2,8 @@
 
 import os
 
-# The harness shows a bar for each of its small steps; ours shows the one that takes time.
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+def hide_inner_bars() -> None:
+    """Hide the harness's bars, one for each small step; call it before the harness is imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

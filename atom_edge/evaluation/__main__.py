@@ -4,10 +4,19 @@ Up to 0.4.13 the harness has no means by which an installed package could regist
 itself; later ones read this package's entry point, and plain `lm_eval` does the same as this.
 """
 
-from lm_eval.__main__ import cli_evaluate
+from atom_edge.evaluation import hide_inner_bars
 
-from atom_edge.evaluation.harness import register
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the harness's command line."""
+    hide_inner_bars()
+    from lm_eval.__main__ import cli_evaluate
+
+    from atom_edge.evaluation.harness import register
+
     register()
     cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from atom_edge.errors import EvaluationError
+from atom_edge.evaluation.divergence import Divergence, Estimate
 from atom_edge.evaluation.models import Model
 from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
-from atom_edge.exporters.divergence import Divergence, Estimate
 from atom_edge.runtimes.decoder import Ids, Logits
 
 _TASK = "perplexity"

@@ -10,6 +10,7 @@ from typing import Any
 
 from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.arithmark import arithmark, find_file
+from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.evaluation.models import Model, open_model
 from atom_edge.evaluation.perplexity import perplexity
 from atom_edge.evaluation.results import Result
@@ -71,8 +72,6 @@ def _text(file: Path | None) -> str:
         from atom_edge.evaluation.tasks import read_text
 
         return read_text(file)
-    from atom_edge.exporters.validate import heldout_text
-
     return heldout_text()
 
 

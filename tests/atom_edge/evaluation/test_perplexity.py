@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from atom_edge.errors import EvaluationError
+from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.evaluation.models import Model
 from atom_edge.evaluation.perplexity import perplexity
 from atom_edge.evaluation.results import Result
-from atom_edge.exporters.validate import heldout_text
 
 from .conftest import CONTEXT, Exact
 

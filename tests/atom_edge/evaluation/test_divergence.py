@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atom_edge.exporters.divergence import Divergence, Estimate, log_softmax
+from atom_edge.evaluation.divergence import Divergence, Estimate, log_softmax
 
 
 def collected(reference: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> Divergence:
