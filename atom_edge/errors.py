@@ -13,6 +13,7 @@ and exits 1.
     │   └── IntegrityError         a file that is missing, changed or unsafe
     ├── ExportError                an export that cannot be done
     │   └── ValidationError        an export whose result is not the PyTorch model's
+    ├── BuildError                 the native library cannot be compiled
     ├── ProviderError              an execution provider that was asked for and cannot be had
     ├── GenerationError            a request that cannot be generated
     ├── TrainingError              a recipe, a data source or a run that cannot be used
@@ -57,6 +58,10 @@ class ExportError(AtomEdgeError):
 
 class ValidationError(ExportError):
     """The exported graph does not compute what the PyTorch model computes."""
+
+
+class BuildError(AtomEdgeError):
+    """The native library cannot be compiled."""
 
 
 class ProviderError(AtomEdgeError):

@@ -13,9 +13,11 @@ from typing import Literal
 
 import numpy as np
 
+from atom_edge import __version__
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import AtomEdgeError, MissingExtraError, ProviderError
 from atom_edge.reference import bundle_path
+from atom_edge.runtimes import native
 from atom_edge.runtimes.cpu import has_fast_blocks, int8_features
 from atom_edge.runtimes.installation import (
     how_to_mend,
@@ -76,6 +78,7 @@ def examine() -> Iterator[Finding]:
     if runtime.status != "error":
         yield from _providers()
     yield _cpu()
+    yield _native_library()
     yield _threads()
     yield _telemetry()
     yield _export_extra()
@@ -210,6 +213,26 @@ def _cpu() -> Finding:
     listed = ", ".join(sorted(features)) or "no int8 products"
     form = "blocks" if has_fast_blocks() else "whole columns"
     return Finding("CPU", "ok", f"{platform.machine()} with {listed}: int8 runs in {form}")
+
+
+def _native_library() -> Finding:
+    name, path = "native library", native.library()
+    if path is None:
+        return Finding(
+            name,
+            "warning",
+            "not built: bundles run on onnxruntime's own operators, which are slower, and "
+            "programs in C and C++ cannot open them",
+            native.HOW_TO_BUILD,
+        )
+    try:
+        version = native.library_version(path)
+    except ProviderError as error:
+        return Finding(name, "error", str(error), native.HOW_TO_BUILD)
+    if version != __version__:
+        detail = f"{path} is of version {version}, and this is {__version__}"
+        return Finding(name, "error", detail, native.HOW_TO_BUILD)
+    return Finding(name, "ok", str(path))
 
 
 def _threads() -> Finding:

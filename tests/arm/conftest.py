@@ -22,13 +22,22 @@ ROOT = FOLDER / "root"
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the source without anything that was built before."""
+def arm_system() -> Path:
+    """The emulated system with a cross compiler beside it."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    setup = SOURCE / ".ci" / "arm-setup"
+    subprocess.run([setup], env={**os.environ, "PATH": path}, check=True, timeout=600)
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def wheel(arm_system: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel for aarch64, cross-compiled from a copy of the source alone."""
     source = tmp_path_factory.mktemp("source")
     for name in ("atom_edge", "exporters", "runtimes"):
-        unwanted = shutil.ignore_patterns("__pycache__")
+        unwanted = shutil.ignore_patterns("__pycache__", "objects", "*.so")
         shutil.copytree(SOURCE / name, source / name, symlinks=True, ignore=unwanted)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(SOURCE / name, source)
     pip = [
         sys.executable,
@@ -41,18 +50,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "wheels",
         ".",
     ]
-    subprocess.run(pip, cwd=source, check=True, timeout=300)
+    cross = {
+        "CXX": "aarch64-linux-gnu-g++",
+        "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+        "ATOM_EDGE_NATIVE": "required",
+    }
+    subprocess.run(pip, cwd=source, check=True, timeout=300, env={**os.environ, **cross})
     (built,) = (source / "wheels").glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="session")
-def package(wheel: Path) -> Iterator[Path]:
+def package(arm_system: Path, wheel: Path) -> Iterator[Path]:
     """The installed package, a folder within the emulated system."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    setup = SOURCE / ".ci" / "arm-setup"
-    subprocess.run([setup], env={**os.environ, "PATH": path}, check=True, timeout=600)
-    with tempfile.TemporaryDirectory(dir=ROOT, prefix="package.") as folder:
+    with tempfile.TemporaryDirectory(dir=arm_system, prefix="package.") as folder:
         zipfile.ZipFile(wheel).extractall(folder)
         yield Path(folder)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
+from atom_edge import __version__
 from atom_edge.runtimes.session import AtomSession
 
 if TYPE_CHECKING:
@@ -50,10 +51,15 @@ print(json.dumps([*machine, replies, pieces, sampled, errors, heavy]))
 """
 
 
-def test_the_wheel_has_no_compiled_code(wheel: Path) -> None:
-    assert wheel.name.endswith("-py3-none-any.whl")
-    suffixes = {Path(name).suffix for name in zipfile.ZipFile(wheel).namelist()}
-    assert not suffixes & {".so", ".pyd", ".dylib", ".dll", ".c", ".pyx"}
+def test_the_wheel_is_for_aarch64(wheel: Path, board: Board) -> None:
+    assert wheel.name.endswith("-py3-none-linux_aarch64.whl")
+    libraries = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+    assert libraries == ["atom_edge/runtimes/native/libatom_edge.so"]
+    code = (
+        "import json; from atom_edge.runtimes import native; "
+        "print(json.dumps(native.library_version(native.library())))"
+    )
+    assert board.evaluate(code) == __version__
 
 
 def test_text_is_that_of_this_machine(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
