@@ -27,10 +27,10 @@ SCHEMES = {
 GUEST = """
 import sys
 from pathlib import Path
-from atom_edge.runtimes.decoder import PortableDecoder, PortableGraph
+from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.engines.portable import PortableEngine, PortableGraph
+from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_decoder import StaticDecoder
-from atom_edge.runtimes.static_graphs import StaticGraphs
 
 onnx = Path(sys.argv[1]) / "onnx"
 
@@ -39,12 +39,12 @@ def opener(name):
 
 def static(blocks):
     decode = opener("decode.onnx") if blocks else None
-    return StaticDecoder(StaticGraphs(opener("prefill.onnx"), decode), 512)
+    return StaticEngine(opener("prefill.onnx"), decode, 512)
 
 def portable():
-    return PortableDecoder(PortableGraph(opener("model_quantized.onnx")()), 512)
+    return PortableEngine(PortableGraph(opener("model_quantized.onnx")()), 512)
 
-decoder = eval(sys.argv[2])
+decoder = Decoder(eval(sys.argv[2]))
 decoder.feed([300 + token for token in range(16)])
 for step in range(int(sys.argv[3])):
     decoder.feed([400 + step])

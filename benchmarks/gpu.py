@@ -25,8 +25,8 @@ from atom_edge import AtomSession
 from atom_edge.bundle import open_bundle
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
-from atom_edge.runtimes.device_cache import DeviceCache
-from atom_edge.runtimes.device_graph import Device, DeviceGraph
+from atom_edge.runtimes.engines.cuda import CudaEngine
+from atom_edge.runtimes.engines.interface import Device
 from atom_edge.runtimes.options import Options
 from atom_edge.tokenizer import Tokenizer
 
@@ -105,7 +105,7 @@ class Bench:
         dtype = torch.float16 if device == "cuda" else torch.float32
         self.model = AtomForCausalLM.from_pretrained(snapshot, dtype=dtype).to(device).eval()
         self.graphs = {
-            name: DeviceGraph(open_bundle(path).graph("cuda"), device, 512)
+            name: CudaEngine(open_bundle(path).graph("cuda"), device, 512)
             for name, path in (("fp16", fp16), ("int8", int8))
         }
         self.sessions = {
@@ -119,7 +119,7 @@ class Bench:
         found = []
         for prompt in self.prompts:
             theirs = self._pytorch(torch.tensor([prompt]), tokens)[0].tolist()
-            cache = DeviceCache(self.graphs["fp16"])
+            cache = self.graphs["fp16"].new_cache()
             ours = [int(cache.append(np.array([prompt]))[0].argmax())]
             while len(ours) < tokens:
                 ours.append(int(cache.step_greedily(np.array(ours[-1:]))[0]))
@@ -146,7 +146,7 @@ class Bench:
             return run
 
         def on_device(name: str) -> Callable[[], None]:
-            cache = DeviceCache(self.graphs[name])
+            cache = self.graphs[name].new_cache()
 
             def run() -> None:
                 cache.lengths[:] = 0
@@ -199,7 +199,7 @@ class Bench:
             ids[row, : len(prompt)] = prompt
 
         def ours(name: str) -> Callable[[], None]:
-            cache = DeviceCache(self.graphs[name], size)
+            cache = self.graphs[name].new_cache(size)
 
             def run() -> None:
                 cache.lengths[:] = 0
@@ -228,7 +228,7 @@ class Bench:
         on_device = torch.from_numpy(ids).to(self.device)
 
         def ours(name: str) -> Callable[[], None]:
-            cache = DeviceCache(self.graphs[name])
+            cache = self.graphs[name].new_cache()
 
             def run() -> None:
                 cache.lengths[:] = 0

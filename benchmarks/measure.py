@@ -77,28 +77,30 @@ def _timed(line: list[str]) -> float:
 def batch_rates(bundle: Path, rounds: int) -> dict[str, float]:
     """Median decode tokens a second at several batch sizes, 1 thread, interleaved."""
     from atom_edge.bundle import open_bundle
-    from atom_edge.runtimes.benchmark import batch_caches
+    from atom_edge.runtimes.engines import open_engine
 
-    make = batch_caches(open_bundle(bundle), 1)
+    engine = open_engine(open_bundle(bundle), threads=1).engine
     rates: dict[int, list[float]] = {size: [] for size in (1, 2, 4, 8, 16)}
     for turn in range(rounds + 1):
         for size, values in rates.items():
-            cache = make(size)
+            cache = engine.new_cache(size)
             tokens = cache.append(np.full((size, 64), 5)).argmax(axis=1)
             start = perf_counter()
             for _ in range(64):
-                tokens = cache.step(tokens).argmax(axis=1)
+                tokens = cache.step_greedily(tokens)
             if turn:
                 values.append(64 * size / (perf_counter() - start))
     return {str(size): statistics.median(values) for size, values in rates.items()}
 
 
 def overhead(bundle: Path, rounds: int) -> dict[str, float]:
-    """Microseconds a token of the public session, and of bare runs of the same bound graph."""
+    """Microseconds a token of the public session, and of bare steps of its engine."""
     from atom_edge import AtomSession
-    from atom_edge.runtimes.static_decoder import StaticDecoder
+    from atom_edge.bundle import open_bundle
+    from atom_edge.runtimes.engines import open_engine
 
-    session = AtomSession.from_pretrained(bundle, threads=1, lookahead=False)
+    session = AtomSession.from_pretrained(bundle, threads=1)
+    engine = open_engine(open_bundle(bundle), threads=1).engine
     prompt = np.random.default_rng(0).integers(5, 4096, 64).tolist()
     settings: dict[str, dict[str, Any]] = {
         "greedy": {"temperature": 0},
@@ -106,16 +108,11 @@ def overhead(bundle: Path, rounds: int) -> dict[str, float]:
     }
     times: dict[str, list[float]] = {"bare": [], **{name: [] for name in settings}}
     for _ in range(rounds + 1):
-        decoder = session.new_decoder()
-        assert isinstance(decoder, StaticDecoder)
-        decoder.feed(prompt)
-        decoder.feed((5,))
-        bare, lengths = decoder._cache._step, decoder._cache.lengths
-        assert bare is not None
+        cache, token = engine.new_cache(), np.array([5])
+        cache.append(np.array([prompt]))
         start = perf_counter()
-        for position in range(65, 127):  # within the rows that are bound
-            lengths[0] = position  # attention takes longer with each
-            bare()
+        for _ in range(62):
+            cache.step(token)
         times["bare"].append((perf_counter() - start) / 62)
         for name, options in settings.items():
             *_, last = session.stream(prompt, max_new_tokens=63, **options)

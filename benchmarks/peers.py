@@ -48,11 +48,8 @@ class Peer:
 
 
 OURS = "atom-edge int8"
-# The same, token by token: lookahead depends on how much the text repeats itself.
-STEPS = "atom-edge int8, no lookahead"
 PEERS = (
     Peer(OURS, None, "run_atom_edge.py", "atom_edge"),
-    Peer(STEPS, None, "run_atom_edge_steps.py", "atom_edge"),
     Peer("onnxruntime-genai int8", "genai", "run_genai.py", "genai_int8"),
     Peer("onnxruntime-genai int4", "genai", "run_genai.py", "genai_int4"),
     Peer("llama.cpp Q8_0", "llama_cpp", "run_llama_cpp.py", "Q8_0.gguf"),

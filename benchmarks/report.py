@@ -63,9 +63,7 @@ def page(results: dict[str, Any]) -> str:
         "Every figure is the median of interleaved rounds "
         f"({results['rounds']} of them); ratios are medians of the ratios within a round, "
         "ours over the peer's. The peers run a plain Llama of the same shape, since none can "
-        "express XSA; ours runs the reference model with it, through `AtomSession`. Its greedy "
-        "text repeats itself, as that of a base model does, and lookahead makes use of that; the "
-        "row without it is the time of a step.",
+        "express XSA; ours runs the reference model with it, through `AtomSession`.",
         "",
         "![Decode](decode.svg)",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from peers import OURS, STEPS
+from peers import OURS
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def _at_most(what: str, wanted: float, measured: float, unit: str, digits: int =
 
 
 def _speed(results: dict[str, Any]) -> list[Target]:
-    peers = {name: peer for name, peer in results["peers"].items() if name not in (OURS, STEPS)}
+    peers = {name: peer for name, peer in results["peers"].items() if name != OURS}
     one, two = "threads_1", "threads_2"
     wanted = {
         "onnxruntime-genai int8": 1.1,

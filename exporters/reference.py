@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from atom_edge.modeling import AtomForCausalLM
-from atom_edge.runtimes.decoder import Cache
+from atom_edge.runtimes.engines.interface import Tensors
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -19,7 +19,7 @@ class Reference:
     def __init__(self, model: AtomForCausalLM) -> None:
         self.model = model
         self._logits: dict[bytes, Logits] = {}
-        self._with_cache: dict[bytes, tuple[Logits, Cache]] = {}
+        self._with_cache: dict[bytes, tuple[Logits, Tensors]] = {}
         self._greedy: dict[tuple[bytes, int], list[int]] = {}
 
     def logits(self, ids: Ids) -> Logits:
@@ -31,7 +31,7 @@ class Reference:
             self._logits[key] = output.logits[0].numpy()
         return self._logits[key]
 
-    def with_cache(self, ids: Ids) -> tuple[Logits, Cache]:
+    def with_cache(self, ids: Ids) -> tuple[Logits, Tensors]:
         """Logits `[T, V]` of `ids` `[T]`, and the cache that they leave, `[1, K, T, D]` each."""
         key = ids.tobytes()
         if key not in self._with_cache:

@@ -13,12 +13,10 @@ import onnx_ir as ir
 from atom_edge.exporters.passes import for_check, for_decode, for_prefill
 from atom_edge.exporters.quantize import quantize
 from atom_edge.exporters.quantize_dynamic import quantize_dynamic
-from atom_edge.runtimes.decoder import Cache
-from atom_edge.runtimes.device_cache import DeviceCache
-from atom_edge.runtimes.device_graph import Device, DeviceGraph
+from atom_edge.runtimes.engines.cuda import CudaEngine
+from atom_edge.runtimes.engines.interface import Cache, Device, Tensors
+from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_cache import StaticCache
-from atom_edge.runtimes.static_graphs import StaticGraphs
 
 DECODE_BLOCK = 64
 
@@ -55,7 +53,7 @@ class StaticGraph:
         new_cache: makes an empty cache for a number of sequences.
     """
 
-    def __init__(self, new_cache: Callable[[int], StaticCache | DeviceCache]) -> None:
+    def __init__(self, new_cache: Callable[[int], Cache]) -> None:
         self._new_cache = new_cache
 
     @classmethod
@@ -63,23 +61,24 @@ class StaticGraph:
         cls, prefill: Path, decode: Path | None, context_length: int, threads: int | None = None
     ) -> StaticGraph:
         """The graphs of roles `prefill` and `decode`; without the latter, the first for all."""
-        graphs = StaticGraphs(
+        engine = StaticEngine(
             partial(open_graph, prefill, threads=threads),
             None if decode is None else partial(open_graph, decode, threads=threads),
+            context_length,
         )
-        return cls(lambda batch_size: StaticCache(graphs, context_length, batch_size))
+        return cls(engine.new_cache)
 
     @classmethod
     def of_cuda(cls, file: Path, device: Device, context_length: int) -> StaticGraph:
         """The graph of role `cuda`, on a GPU or on the CPU."""
-        return cls(partial(DeviceCache, DeviceGraph(file, device, context_length)))
+        return cls(CudaEngine(file, device, context_length).new_cache)
 
     def run(
         self,
         ids: npt.NDArray[np.int64],
         mask: npt.NDArray[np.int64] | None = None,
-        past: Cache | None = None,
-    ) -> tuple[npt.NDArray[np.float32], Cache]:
+        past: Tensors | None = None,
+    ) -> tuple[npt.NDArray[np.float32], Tensors]:
         """Feed new tokens; arguments and results are those of `PortableGraph.run`."""
         batch, tokens = ids.shape
         before = 0 if past is None else past[0].shape[2]

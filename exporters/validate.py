@@ -24,8 +24,8 @@ from atom_edge.exporters.reference import Ids, Logits, Reference
 from atom_edge.exporters.report import Limits, Report
 from atom_edge.exporters.static import StaticGraph
 from atom_edge.reference import checkpoint_path
-from atom_edge.runtimes.device_graph import Device
 from atom_edge.runtimes.doctor import runs
+from atom_edge.runtimes.engines.interface import Device
 from atom_edge.tokenizer import Tokenizer
 
 LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 256, 511, 512)

@@ -11,36 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
-from atom_edge.runtimes.decoder import Ids, Logits
-from atom_edge.runtimes.device_cache import DeviceCache
+from atom_edge.runtimes.engines.interface import Cache, Ids, Logits
 from atom_edge.runtimes.generation import chooser, rate
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.prompt import Prompt
 from atom_edge.runtimes.reply import FinishReason, Generation, TokenLogprob
 from atom_edge.runtimes.sampling import Sampler
 from atom_edge.runtimes.text import TextStream
-
-
-class RaggedCache(Protocol):
-    """The cache of B sequences, of different length.
-
-    Attributes:
-        lengths: int64 `[B]`, the tokens of each; lower it to forget the last ones.
-    """
-
-    lengths: Ids
-
-    def append(self, token_ids: Ids, counts: Ids | None = None) -> Logits:
-        """Append `[B, T]` tokens, of which `counts` `[B]` are real; logits `[B, V]` of the next."""
-        ...
-
-    def step(self, token_ids: Ids) -> Logits:
-        """Append `[B]` tokens; logits `[B, V]` of the next."""
-        ...
 
 
 @dataclass
@@ -71,7 +51,7 @@ class _Reply:
 
 
 def generate_batch(
-    cache: RaggedCache,
+    cache: Cache,
     prompts: Sequence[Prompt],
     options: GenerationOptions,
     new_text: Callable[[], TextStream],
@@ -99,7 +79,7 @@ def generate_batch(
         for prompt in prompts
     ]
     # The likeliest tokens may stay on a GPU, where the next step wants them.
-    on_device = cache if isinstance(cache, DeviceCache) and _needs_no_logits(options) else None
+    needs_logits = not options.is_greedy or options.logprobs is not None
     started = perf_counter()
     logits = cache.append(*_padded(prompts))
     tokens = _choose(replies, logits, options)
@@ -109,17 +89,13 @@ def generate_batch(
         _take(replies, tokens, end_ids, perf_counter() - started)
         if all(reply.finish for reply in replies):
             break
-        if on_device is not None:
-            tokens = on_device.step_greedily(tokens)
-        else:
+        if needs_logits:
             tokens = _choose(replies, cache.step(tokens), options)
-        # A sequence that has ended stays where it is, so that it never fills the context.
-        cache.lengths -= np.array([reply.finish is not None for reply in replies])
+        else:
+            tokens = cache.step_greedily(tokens)
+        # A sequence that has ended stays where it is; it never fills the context.
+        cache.crop(cache.lengths - np.array([reply.finish is not None for reply in replies]))
     return [_finished(reply, prompt_seconds) for reply in replies]
-
-
-def _needs_no_logits(options: GenerationOptions) -> bool:
-    return options.is_greedy and options.logprobs is None
 
 
 def _padded(prompts: Sequence[Prompt]) -> tuple[Ids, Ids]:

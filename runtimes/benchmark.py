@@ -8,22 +8,17 @@ greedy choice; no text is made of the tokens.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import GenerationError
-from atom_edge.runtimes.decoder import Logits, PortableGraph
-from atom_edge.runtimes.providers import open_graph
-from atom_edge.runtimes.static_cache import StaticCache
-from atom_edge.runtimes.static_graphs import StaticGraphs
+from atom_edge.runtimes.engines import open_engine
+from atom_edge.runtimes.engines.interface import Cache
 
-Ids = NDArray[np.int64]
 # Any ordinary token will do: the work does not depend on which.
 _TOKEN = 5
 
@@ -83,40 +78,6 @@ class Result:
         return statistics.stdev(self.rates) if len(self.seconds) > 1 else 0.0
 
 
-class BatchCache(Protocol):
-    """B sequences of equal length, and their cache."""
-
-    def append(self, token_ids: Ids) -> Logits:
-        """Append `[B, T]` tokens; the logits `[B, V]` of what follows."""
-        ...
-
-    def step(self, token_ids: Ids) -> Logits:
-        """Append `[B]` tokens; the logits `[B, V]` of what follows."""
-        ...
-
-
-class _PortableCache:
-    def __init__(self, graph: PortableGraph, batch_size: int) -> None:
-        self._graph, self._cache = graph, graph.empty_cache(batch_size)
-
-    def append(self, token_ids: Ids) -> Logits:
-        logits, self._cache = self._graph.run(token_ids, cache=self._cache)
-        last: Logits = logits[:, -1]
-        return last
-
-    def step(self, token_ids: Ids) -> Logits:
-        return self.append(token_ids[:, None])
-
-
-def batch_caches(bundle: Bundle, threads: int) -> Callable[[int], BatchCache]:
-    """What makes an empty cache of a number of sequences, over the bundle's fastest graphs."""
-    if "prefill" in bundle.roles:
-        graphs = StaticGraphs.of(bundle, threads)
-        return lambda batch_size: StaticCache(graphs, bundle.context_length, batch_size)
-    graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
-    return lambda batch_size: _PortableCache(graph, batch_size)
-
-
 def measure(bundle: Bundle, tests: list[Test], repetitions: int) -> Iterator[Result]:
     """Run `tests`, each after a warm-up of its own, and yield each result as it is there.
 
@@ -130,15 +91,15 @@ def measure(bundle: Bundle, tests: list[Test], repetitions: int) -> Iterator[Res
                 f"{test.name} ends at token {last}, and the context is {bundle.context_length}."
             )
     for threads in sorted({test.threads for test in tests}):
-        make = batch_caches(bundle, threads)
+        new_cache = open_engine(bundle, threads=threads).engine.new_cache
         for test in tests:
             if test.threads == threads:
-                _run(make(test.batch_size), test)
-                seconds = [_run(make(test.batch_size), test) for _ in range(repetitions)]
+                _run(new_cache(test.batch_size), test)
+                seconds = [_run(new_cache(test.batch_size), test) for _ in range(repetitions)]
                 yield Result(test, tuple(seconds))
 
 
-def _run(cache: BatchCache, test: Test) -> float:
+def _run(cache: Cache, test: Test) -> float:
     if test.position:
         cache.append(np.full((test.batch_size, test.position), _TOKEN))
     if test.prompt_tokens:
@@ -149,5 +110,5 @@ def _run(cache: BatchCache, test: Test) -> float:
     tokens = np.full(test.batch_size, _TOKEN)
     start = perf_counter()
     for _ in range(test.new_tokens):
-        tokens = cache.step(tokens).argmax(axis=1)
+        tokens = cache.step_greedily(tokens)
     return perf_counter() - start

@@ -2,7 +2,7 @@
 
     prompt ids -> prefill -> logits -> choose -> token -> decode -> logits -> choose -> ...
 
-It knows neither the graph nor the provider (`Decoder`), nor how text is written (`TextStream`).
+It knows neither the engine (`Decoder`), nor how text is written (`TextStream`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from time import perf_counter
 
 import numpy as np
 
-from atom_edge.runtimes.decoder import Decoder, Logits
+from atom_edge.errors import GenerationError
+from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.engines.interface import Logits
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.prompt import Prompt
 from atom_edge.runtimes.reply import FinishReason, Piece, TokenLogprob
@@ -39,7 +41,8 @@ def generate(
     room = min(options.max_new_tokens, context_length - prompt_tokens)
     choose = chooser(prompt, options)
     started = perf_counter()
-    logits = prefill(decoder, prompt.token_ids)
+    logits = decoder.begin(prompt.token_ids)
+    turn = decoder.turn
     prompt_seconds = perf_counter() - started
     first, count = 0.0, 0
     finish: FinishReason | None = None
@@ -69,19 +72,13 @@ def generate(
             finish,
             prompt.truncated_tokens,
         )
+        if decoder.turn != turn:
+            raise GenerationError(
+                "Another reply has begun on this decoder. Give each reply that runs at the same "
+                "time a decoder of its own: session.new_decoder()."
+            )
         if finish is None:
             logits = decoder.feed((token,))
-
-
-def prefill(decoder: Decoder, token_ids: Sequence[int]) -> Logits:
-    """Feed what the decoder does not hold of a prompt yet; return the logits `[vocab]`."""
-    shared = 0
-    for held, wanted in zip(decoder.token_ids, token_ids[:-1], strict=False):
-        if held != wanted:
-            break
-        shared += 1
-    decoder.crop(shared)
-    return decoder.feed(token_ids[shared:])
 
 
 def chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:

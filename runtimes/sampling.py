@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from atom_edge.runtimes.decoder import Logits
+from atom_edge.runtimes.engines.interface import Logits
 
 Sampler = Callable[[Logits], int]
 Ids = NDArray[np.intp]

@@ -20,6 +20,7 @@ from atom_edge.errors import EvaluationError
 from atom_edge.evaluation.models import Model, open_model
 from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.scoring import score
+from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.prompt import Prompt
@@ -126,7 +127,7 @@ class AtomEdgeLM(TemplateLM):
         )
         ids = self.tok_encode(context)[-max(1, self.max_length - room) :]
         pieces = generate(
-            self.model.predictor.new_decoder(),
+            Decoder(self.model.engine),
             Prompt(ids or [self.eot_token_id]),
             chosen,
             TextStream(self.model.tokenizer.detokenizer(), chosen.stop_texts),

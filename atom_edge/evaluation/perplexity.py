@@ -17,7 +17,7 @@ from atom_edge.evaluation.divergence import Divergence, Estimate
 from atom_edge.evaluation.models import Model
 from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
-from atom_edge.runtimes.decoder import Ids, Logits
+from atom_edge.runtimes.engines.interface import Ids, Logits
 
 _TASK = "perplexity"
 _PERCENTILES = (50, 90, 99, 99.9)
@@ -67,7 +67,7 @@ def _windows(model: Model, text: str) -> Iterator[Ids]:
 def _predict(model: Model, window: Ids) -> Logits:
     """Logits of what follows all but the last token, `[T - 1, V]`."""
     ids = window[None, :-1]
-    return model.predictor.logits(ids, np.arange(ids.size), [], np.zeros(1, np.int64))
+    return model.engine.new_cache().append(ids, places=np.arange(ids.size))
 
 
 def _comparison(divergence: Divergence, positions: Ids, context: int) -> list[Result]:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atom_edge.evaluation.models import Model, Predictor
-from atom_edge.runtimes.decoder import Cache, Ids, Logits
+from atom_edge.evaluation.models import Model
+from atom_edge.runtimes.engines.interface import Engine, Ids, Logits, Tensors
 
 # Tokens of one run: enough for full products, few enough to stay in a core's own cache.
 _RUN_TOKENS = 512
@@ -67,7 +67,7 @@ def score(
             numbers[option].append(number)
     groups = list(_groups(numbers, model.context_length))
     with ThreadPoolExecutor(model.threads) as workers:
-        for scored in workers.map(partial(_score_group, model.predictor), groups):
+        for scored in workers.map(partial(_score_group, model.engine), groups):
             for option, result in scored.items():
                 for number in numbers[option]:
                     results[number] = result
@@ -102,38 +102,43 @@ def _groups(options: Iterable[_Option], context_length: int) -> Iterator[list[_O
         yield group
 
 
-def _score_group(predictor: Predictor, group: Sequence[_Option]) -> dict[_Option, Score]:
+def _score_group(engine: Engine, group: Sequence[_Option]) -> dict[_Option, Score]:
     prefixes = list(dict.fromkeys(option.prefix for option in group))
     owners = {prefix: row for row, prefix in enumerate(prefixes)}
     lengths = np.array([len(prefix) for prefix in prefixes])
-    cache = _run_prefixes(predictor, prefixes)
+    cache = _run_prefixes(engine, prefixes)
     results: dict[_Option, Score] = {}
     options = sorted(group, key=lambda option: len(option.fed))
-    for part in _runs(predictor, [len(option.fed) for option in options]):
+    for part in _runs(engine, [len(option.fed) for option in options]):
         run = options[part]
         rows = np.array([owners[option.prefix] for option in run])
         before = lengths[rows]
-        held = [tensor[rows, :, : before.max()] for tensor in cache] if before.any() else []
+        options_cache = engine.new_cache(len(run))
+        if before.any():
+            options_cache.write([tensor[rows, :, : before.max()] for tensor in cache], before)
         wanted = _padded([option.wanted for option in run], -1)
         places = np.flatnonzero(wanted >= 0)
-        logits = predictor.logits(_padded([option.fed for option in run]), places, held, before)
+        logits = options_cache.append(_padded([option.fed for option in run]), places=places)
         starts = np.cumsum([0, *(len(option.fed) for option in run[:-1])])
         sums, greedy = _log_likelihoods(logits, wanted.ravel()[places], starts)
         results |= zip(run, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True)
     return results
 
 
-def _run_prefixes(predictor: Predictor, prefixes: Sequence[TokenIds]) -> Cache:
+def _run_prefixes(engine: Engine, prefixes: Sequence[TokenIds]) -> Tensors:
     """The cache `[Q, K, P, D]` of each prefix, filled up on the right; empty if all are.
 
     Args:
-        predictor: the model.
+        engine: runs the model.
         prefixes: the longest first.
     """
-    cache: Cache = []
+    cache: Tensors = []
     filled = [prefix for prefix in prefixes if prefix]
-    for run in _runs(predictor, [len(prefix) for prefix in filled]):
-        parts = predictor.prefill(_padded(filled[run]))
+    for run in _runs(engine, [len(prefix) for prefix in filled]):
+        ids = _padded(filled[run])
+        beginnings = engine.new_cache(len(ids))
+        beginnings.append(ids, places=np.zeros(0, np.int64))
+        parts = beginnings.read(ids.shape[1])
         if not cache:
             batch, length = len(prefixes), len(prefixes[0])
             shapes = ((batch, part.shape[1], length, part.shape[3]) for part in parts)
@@ -143,9 +148,9 @@ def _run_prefixes(predictor: Predictor, prefixes: Sequence[TokenIds]) -> Cache:
     return cache
 
 
-def _runs(predictor: Predictor, lengths: Sequence[int]) -> Iterator[slice]:
+def _runs(engine: Engine, lengths: Sequence[int]) -> Iterator[slice]:
     """Cut rows of these lengths, which are sorted, into what one run takes."""
-    most = _RUN_TOKENS if predictor.batches else 1
+    most = _RUN_TOKENS if engine.batches else 1
     first = width = 0
     for row, length in enumerate(lengths):
         width = max(width, length)

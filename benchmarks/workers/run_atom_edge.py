@@ -3,10 +3,10 @@
 from protocol import serve
 
 
-def load(folder, threads, lookahead=True):
+def load(folder, threads):
     from atom_edge import AtomSession
 
-    session = AtomSession.from_pretrained(folder, threads=threads, lookahead=lookahead)
+    session = AtomSession.from_pretrained(folder, threads=threads)
 
     def generate(prompt, tokens):
         for piece in session.stream(prompt, max_new_tokens=tokens, temperature=0):

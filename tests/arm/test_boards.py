@@ -67,7 +67,9 @@ def test_text_is_that_of_this_machine(board: Board, monkeypatch: pytest.MonkeyPa
     assert platform.machine() != machine == "aarch64"
     has_dot_product = board.cpu == "cortex-a76"
     assert features == (["dotprod"] if has_dot_product else [])
-    monkeypatch.setattr("atom_edge.runtimes.static_graphs.has_fast_blocks", lambda: has_dot_product)
+    monkeypatch.setattr(
+        "atom_edge.runtimes.engines.static.has_fast_blocks", lambda: has_dot_product
+    )
     session = AtomSession.from_pretrained()
     for prompt, reply, texts in zip(PROMPTS, replies, pieces, strict=True):
         expected = session.generate(prompt, max_new_tokens=TOKENS, temperature=0)

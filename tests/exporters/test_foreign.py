@@ -21,8 +21,8 @@ from atom_edge.bundle import open_bundle, seal
 from atom_edge.checkpoint import open_snapshot
 from atom_edge.exporters.export import save_graph, write_texts
 from atom_edge.exporters.trace import trace
-from atom_edge.runtimes.decoder import PortableDecoder, PortableGraph
-from atom_edge.runtimes.providers import open_graph
+from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.engines.portable import PortableEngine
 from atom_edge.runtimes.session import AtomSession
 
 MakeSnapshot = Callable[..., Path]
@@ -53,10 +53,10 @@ STRINGS = (
 def expected_tokens(bundle: Path) -> list[list[int]]:
     """Greedy tokens of the portable graph, which is what the others open; at most `TOKENS`."""
     opened, session = open_bundle(bundle), AtomSession.from_pretrained(bundle)
-    graph = PortableGraph(open_graph(opened.graph("model")))
+    engine = PortableEngine.open(opened)
     replies = []
     for prompt in PROMPTS:
-        decoder = PortableDecoder(graph, opened.context_length)
+        decoder = Decoder(engine)
         logits, reply = decoder.feed(session.tokenizer.encode(prompt)), list[int]()
         while len(reply) < TOKENS and (token := int(logits.argmax())) not in END:
             reply.append(token)

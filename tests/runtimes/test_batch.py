@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import GenerationError
-from atom_edge.runtimes.device_cache import DeviceCache, DeviceDecoder
-from atom_edge.runtimes.device_graph import DeviceGraph
+from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.reply import Generation
 from atom_edge.runtimes.session import AtomSession
 
@@ -28,10 +26,7 @@ def session(
     session = AtomSession.from_pretrained(small_cuda_bundle, threads=1)
     if request.param == "device":
         file = open_bundle(small_cuda_bundle).graph("cuda")
-        graph = DeviceGraph(file, "cpu", session.context_length)
-        session._decoders = session._decoders._replace(
-            make=partial(DeviceDecoder, graph), new_cache=partial(DeviceCache, graph)
-        )
+        session._engine = CudaEngine(file, "cpu", session.context_length)
     return session
 
 

@@ -13,11 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from atom_edge.bundle import open_bundle, seal
+from atom_edge.bundle import seal
 from atom_edge.errors import BundleError, GenerationError, TokenizerError
 from atom_edge.modeling import AtomForCausalLM
-from atom_edge.runtimes.decoder import PortableGraph
-from atom_edge.runtimes.providers import open_graph
 from atom_edge.runtimes.session import AtomSession
 
 PROMPTS = ["The water cycle is", "Once upon a time", "1 + 1 =", "naïve 日本", "x" * 20]
@@ -49,28 +47,6 @@ def test_greedy_with_a_repetition_penalty_is_pytorch_s(
         ids = session.tokenizer.encode(prompt)
         expected = pytorch_reply(model, ids, max_new_tokens=30, repetition_penalty=1.3)
         assert list(reply.token_ids) == expected
-
-
-def test_a_batch_padded_on_the_left_gives_each_row_its_own_logits(
-    model: AtomForCausalLM, small_bundle: Path
-) -> None:
-    graph = PortableGraph(open_graph(open_bundle(small_bundle).graph(), threads=1))
-    rows = [torch.randint(5, 4096, (length,)) for length in (3, 9, 6)]
-    width = max(map(len, rows))
-    ids = np.zeros((3, width), np.int64)
-    mask = np.zeros((3, width), np.int64)
-    for row, tokens in enumerate(rows):
-        ids[row, width - len(tokens) :] = tokens
-        mask[row, width - len(tokens) :] = 1
-    logits, cache = graph.run(ids, mask)
-    following = torch.randint(5, 4096, (3, 1))
-    mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
-    next_logits, _ = graph.run(following.numpy(), mask, cache)
-    for row, tokens in enumerate(rows):
-        with torch.no_grad():
-            expected = model(torch.cat([tokens, following[row]])[None]).logits[0].numpy()
-        np.testing.assert_allclose(logits[row, -1], expected[-2], atol=1e-3)
-        np.testing.assert_allclose(next_logits[row, -1], expected[-1], atol=1e-3)
 
 
 def test_a_seed_repeats_exactly(session: AtomSession) -> None:
@@ -250,21 +226,10 @@ def test_threads_may_share_a_session(session: AtomSession) -> None:
     assert replies == expected
 
 
-@pytest.mark.parametrize(
-    ("fast_blocks", "opened"),
-    [(True, {"prefill.onnx", "decode.onnx"}), (False, {"prefill.onnx"})],
-)
-def test_a_cpu_without_int8_block_products_runs_the_columns_alone(
-    fast_blocks: bool, opened: set[str], small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs = []
-
-    def recording(graph: Path, **options: object) -> object:
-        graphs.append(graph.name)
-        return open_graph(graph, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("atom_edge.runtimes.static_graphs.open_graph", recording)
-    monkeypatch.setattr("atom_edge.runtimes.static_graphs.has_fast_blocks", lambda: fast_blocks)
-    session = AtomSession.from_pretrained(small_int8_bundle)
-    assert len(session.generate("The water", max_new_tokens=5, temperature=0).token_ids) == 5
-    assert set(graphs) == opened
+def test_two_replies_on_one_decoder_do_not_mix(session: AtomSession) -> None:
+    decoder = session.new_decoder()
+    first = session.stream("The water", decoder=decoder, temperature=0)
+    next(first)
+    assert list(session.stream("A stone", decoder=decoder, temperature=0))
+    with pytest.raises(GenerationError, match="Another reply has begun on this decoder"):
+        list(first)

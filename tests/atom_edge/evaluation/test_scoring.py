@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from atom_edge.bundle import open_bundle
 from atom_edge.evaluation import scoring
-from atom_edge.evaluation.models import GraphPredictor, Model, Predictor
+from atom_edge.evaluation.models import Model
 from atom_edge.evaluation.scoring import score
-from atom_edge.runtimes.decoder import Cache, Decoder, Ids, Logits, PortableGraph
-from atom_edge.runtimes.providers import open_graph
+from atom_edge.runtimes.engines.interface import Ids, Logits
+from atom_edge.runtimes.engines.portable import PortableCache, PortableEngine
 
 from .conftest import CONTEXT, Exact
 
@@ -26,8 +26,7 @@ Requests = list[tuple[list[int], list[int]]]
 @pytest.fixture(scope="session")
 def portable_model(small_bundle: Path, bundle_model: Model) -> Model:
     """A bundle without the fast pair."""
-    graph = PortableGraph(open_graph(open_bundle(small_bundle).graph(), threads=1))
-    return replace(bundle_model, predictor=GraphPredictor(graph, CONTEXT))
+    return replace(bundle_model, engine=PortableEngine.open(open_bundle(small_bundle), threads=1))
 
 
 @pytest.fixture(scope="module", params=["snapshot_model", "bundle_model", "portable_model"])
@@ -89,34 +88,23 @@ def test_greedy_is_what_the_model_would_say(model: Model, exact: Exact) -> None:
     assert [greedy for _, greedy in scored] == [True, False, True]
 
 
-class Recorder:
-    """A predictor that notes the shapes of what it is given."""
+def test_what_is_shared_is_computed_once(portable_model: Model) -> None:
+    runs: list[tuple[int, ...]] = []
+    append = PortableCache.append
 
-    def __init__(self, inner: Predictor) -> None:
-        self.inner, self.batches = inner, inner.batches
-        self.prefilled: list[tuple[int, ...]] = []
-        self.run: list[tuple[int, ...]] = []
+    def recording(
+        cache: PortableCache, ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        assert places is not None
+        runs.append((*ids.shape, len(places)))
+        return append(cache, ids, counts, places)
 
-    def prefill(self, ids: Ids) -> Cache:
-        self.prefilled.append(ids.shape)
-        return self.inner.prefill(ids)
-
-    def logits(self, ids: Ids, places: Ids, cache: Cache, lengths: Ids) -> Logits:
-        self.run.append((*ids.shape, len(places)))
-        return self.inner.logits(ids, places, cache, lengths)
-
-    def new_decoder(self) -> Decoder:
-        return self.inner.new_decoder()
-
-
-def test_what_is_shared_is_computed_once(bundle_model: Model) -> None:
-    recorder = Recorder(bundle_model.predictor)
     context = list(range(5, 36))
     options = [[7, 8, 9], [10, 11, 12], [13, 14], [7, 8, 9]]
     some = [(context, option) for option in options]
-    scored = score(replace(bundle_model, predictor=recorder), some * 2)
-    assert recorder.prefilled == [(1, len(context) - 1)]
-    assert recorder.run == [(3, 3, 8)]
+    with patch.object(PortableCache, "append", recording):
+        scored = score(portable_model, some * 2)
+    assert runs == [(1, len(context) - 1, 0), (3, 3, 8)]
     assert scored[0] == scored[3] == scored[4]
     assert len({value for value, _ in scored}) == 3
 

@@ -1,0 +1,109 @@
+"""What every engine gives: logits after a cache of B sequences.
+
+B is the batch, T the new tokens, V the vocabulary. The sequences of a cache have lengths of their
+own; shorter ones of a run are padded on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atom_edge.errors import GenerationError
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+Tensors = list[NDArray[Any]]
+Device = Literal["cpu", "cuda"]
+
+
+class Cache(Protocol):
+    """The tokens of B sequences and what the model remembers of them."""
+
+    @property
+    def lengths(self) -> Ids:
+        """int64 `[B]`, the tokens of each sequence; not to be changed."""
+        ...
+
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        """Append T tokens to each sequence, or fewer.
+
+        Args:
+            token_ids: int64 `[B, T]`, padded on the right.
+            counts: int64 `[B]`, how many of them are real, at least 1; all when None.
+            places: int64 `[N]`, the tokens to give logits for, as `b * T + t` and in order; the
+                last real one of each sequence when None.
+
+        Returns:
+            float32 `[N, V]`, the logits of what follows each place.
+
+        Raises:
+            GenerationError: if a sequence would leave the context; nothing is appended then.
+        """
+        ...
+
+    def step(self, token_ids: Ids) -> Logits:
+        """Append one token, int64 `[B]`, to each sequence.
+
+        Returns:
+            float32 `[B, V]`, the logits of what follows; the next call may overwrite them.
+
+        Raises:
+            GenerationError: if a sequence fills the context already.
+        """
+        ...
+
+    def step_greedily(self, token_ids: Ids) -> Ids:
+        """`step`, but the likeliest next tokens, int64 `[B]`, and no logits for the caller."""
+        ...
+
+    def crop(self, lengths: Ids) -> None:
+        """Forget all but the first `lengths[b]` tokens of each sequence."""
+        ...
+
+    def read(self, length: int) -> Tensors:
+        """A copy of the first `length` rows of each cache tensor, `[B, K, length, D]`."""
+        ...
+
+    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
+        """Begin with rows that `read` gave, of which sequence b has `lengths[b]`."""
+        ...
+
+
+class Engine(Protocol):
+    """A model that is ready to run; threads may share it, each with caches of its own.
+
+    Attributes:
+        device: where it runs.
+        vocab_size: V.
+        context_length: tokens of a sequence at most.
+        batches: whether a sequence's logits are the same, but for rounding, whatever runs beside
+            it.
+    """
+
+    device: Device
+    vocab_size: int
+    context_length: int
+    batches: bool
+
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        """A cache of `batch_size` sequences of no tokens."""
+        ...
+
+
+def check_fit(length: int, new: int, context_length: int) -> None:
+    """Raise `GenerationError` unless `new` tokens may follow `length` in the context."""
+    if not 0 < new <= context_length - length:
+        raise GenerationError(
+            f"{new} tokens cannot follow {length} in a context of {context_length}."
+        )
+
+
+def last_places(tokens: int, counts: Ids) -> Ids:
+    """The places `b * tokens + t` of the last real token of each sequence."""
+    return np.arange(len(counts)) * tokens + counts - 1

@@ -1,0 +1,194 @@
+"""The graph of role "model", which runs anywhere: each run returns its cache, longer by a copy.
+
+B is the batch, T the new tokens, P those in the cache, S = P + T, K key-value heads, D head size,
+V the vocabulary. K and D may differ from layer to layer; they are read from the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atom_edge.bundle import Bundle
+from atom_edge.errors import BundleError
+from atom_edge.runtimes.engines.interface import (
+    Device,
+    Ids,
+    Logits,
+    Tensors,
+    check_fit,
+    last_places,
+)
+from atom_edge.runtimes.providers import open_graph
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class Graph(Protocol):
+    """A model as a function of tokens and a cache, which it returns extended.
+
+    Attributes:
+        vocab_size: V.
+    """
+
+    vocab_size: int
+
+    def empty_cache(self, batch_size: int) -> Tensors:
+        """A cache of no tokens, `[B, K, 0, D]` each."""
+        ...
+
+    def run(
+        self, input_ids: Ids, attention_mask: Ids, cache: Tensors, position_ids: Ids
+    ) -> tuple[Logits, Tensors]:
+        """Run the model once.
+
+        Args:
+            input_ids: int64 `[B, T]`.
+            attention_mask: int64 `[B, S]`, 1 for a token and 0 for padding.
+            cache: `[B, K, P, D]` each.
+            position_ids: int64 `[B, T]`.
+
+        Returns:
+            logits float32 `[B, T, V]` and the cache `[B, K, S, D]`.
+        """
+        ...
+
+
+class PortableGraph:
+    """The graph as an onnxruntime session.
+
+    Raises:
+        BundleError: if its inputs and outputs are not those of such a graph.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._cache_inputs = [
+            value for value in session.get_inputs() if value.name.startswith("past_key_values.")
+        ]
+        self._cache_names = [value.name for value in self._cache_inputs]
+        self._outputs = [
+            "logits",
+            *(name.replace("past_key_values", "present") for name in self._cache_names),
+        ]
+        self._check()
+        logits = next(value for value in session.get_outputs() if value.name == "logits")
+        self.vocab_size: int = logits.shape[2]
+
+    def _check(self) -> None:
+        expected = {"input_ids", "attention_mask", "position_ids", *self._cache_names}
+        inputs = {value.name for value in self._session.get_inputs()}
+        outputs = {value.name for value in self._session.get_outputs()}
+        if not self._cache_names or inputs != expected or outputs != set(self._outputs):
+            raise BundleError(
+                "The graph is not a decoder with its KV cache: its inputs are "
+                f"{sorted(inputs)} and its outputs {sorted(outputs)}."
+            )
+
+    def empty_cache(self, batch_size: int) -> Tensors:
+        """See `Graph`."""
+        return [
+            np.zeros((batch_size, value.shape[1], 0, value.shape[3]), _DTYPES[value.type])
+            for value in self._cache_inputs
+        ]
+
+    def run(
+        self, input_ids: Ids, attention_mask: Ids, cache: Tensors, position_ids: Ids
+    ) -> tuple[Logits, Tensors]:
+        """See `Graph`."""
+        feeds: dict[str, NDArray[Any]] = dict(zip(self._cache_names, cache, strict=True))
+        feeds["input_ids"] = input_ids
+        feeds["attention_mask"] = attention_mask
+        feeds["position_ids"] = position_ids
+        logits, *present = self._session.run(self._outputs, feeds)
+        return logits, present
+
+
+class PortableEngine:
+    """An `Engine` over such a graph, or over a PyTorch model that is called like one."""
+
+    device: Device = "cpu"
+    batches = True
+
+    def __init__(self, graph: Graph, context_length: int) -> None:
+        self.graph = graph
+        self.vocab_size = graph.vocab_size
+        self.context_length = context_length
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int | None = None) -> PortableEngine:
+        """The portable graph of a bundle; `threads` as in `open_graph`."""
+        graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
+        return cls(graph, bundle.context_length)
+
+    def new_cache(self, batch_size: int = 1) -> PortableCache:
+        """See `Engine`."""
+        return PortableCache(self, batch_size)
+
+
+class PortableCache:
+    """A `Cache` of which each run makes a new one; sequence b has rows `0 .. lengths[b]`."""
+
+    def __init__(self, engine: PortableEngine, batch_size: int) -> None:
+        self._engine = engine
+        self._parts = engine.graph.empty_cache(batch_size)
+        self.lengths = np.zeros(batch_size, np.int64)
+
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        """See `Cache`."""
+        batch, tokens = token_ids.shape
+        counts = np.full(batch, tokens) if counts is None else counts
+        places = last_places(tokens, counts) if places is None else places
+        for length, count in zip(self.lengths.tolist(), counts.tolist(), strict=True):
+            check_fit(length, count, self._engine.context_length)
+        before = int(self.lengths.max())
+        held = np.arange(before) < self.lengths[:, None]
+        mask = np.concatenate([held, np.ones((batch, tokens), bool)], axis=1).astype(np.int64)
+        # Padding may stand behind the context, where a table of positions would end.
+        last = self._engine.context_length - 1
+        positions = np.minimum(self.lengths[:, None] + np.arange(tokens), last)
+        logits, self._parts = self._engine.graph.run(
+            np.ascontiguousarray(token_ids, np.int64), mask, self.read(before), positions
+        )
+        self._close_gaps(before, tokens)
+        self.lengths = self.lengths + counts
+        return logits.reshape(batch * tokens, -1)[places]
+
+    def _close_gaps(self, before: int, tokens: int) -> None:
+        """Move the new rows of sequences shorter than the longest to the end of their own."""
+        for sequence in np.flatnonzero(self.lengths < before):
+            start = self.lengths[sequence]
+            for part in self._parts:
+                new = part[sequence, :, before : before + tokens].copy()
+                part[sequence, :, start : start + tokens] = new
+
+    def step(self, token_ids: Ids) -> Logits:
+        """See `Cache`."""
+        return self.append(token_ids[:, None])
+
+    def step_greedily(self, token_ids: Ids) -> Ids:
+        """See `Cache`."""
+        return self.step(token_ids).argmax(axis=1)
+
+    def crop(self, lengths: Ids) -> None:
+        """See `Cache`."""
+        self.lengths = np.minimum(self.lengths, lengths)
+
+    def read(self, length: int) -> Tensors:
+        """See `Cache`; rows that are there already are not copied."""
+        if self._parts[0].shape[2] == length:
+            return self._parts
+        return [np.ascontiguousarray(part[:, :, :length]) for part in self._parts]
+
+    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
+        """See `Cache`."""
+        self._parts = list(parts)
+        self.lengths = lengths.copy()

@@ -1,0 +1,267 @@
+"""The graphs of roles "prefill" and "decode": stock operators over a cache written in place.
+
+B is the batch, T the new tokens, S the rows of the cache that a run sees, K key-value heads, D
+head size, V the vocabulary; K, D, V and the number of cache tensors are read from the graphs.
+
+    prefill   input_ids [B, T], past_length [B], logits_index [N], cache [B, K, S, D]
+              -> logits [N, V] of the places b * T + t, cache
+    decode    input_ids [1, 1], past_length [1], cache [1, K, S, D] -> logits [1, 1, V], cache
+
+Sequence b's tokens are rows `0 .. past_length[b]` of its cache. What a padding token writes, the
+next real one overwrites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atom_edge.bundle import Bundle
+from atom_edge.errors import BundleError
+from atom_edge.runtimes.cpu import has_fast_blocks
+from atom_edge.runtimes.denormals import flushed_denormals
+from atom_edge.runtimes.engines.interface import (
+    Device,
+    Ids,
+    Logits,
+    Tensors,
+    check_fit,
+    last_places,
+)
+from atom_edge.runtimes.providers import open_graph
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Attention costs what the graph sees of the cache, so that it sees only as many rows as are in
+# use, rounded up: a new shape for every token would cost more in binding than it saves.
+ROWS = 64
+# Tokens of a sequence that one run of prefill takes. Attention multiplies every new token with
+# every row, those that it masks included: of a long prompt, half. Shorter chunks save no more, and
+# make the products less efficient. With them the memory of a run is bounded.
+CHUNK = 128
+# Bytes of a graph whose products are too short for a second thread, even one that spins.
+_SMALL = 8 * 2**20
+
+Open = Callable[[], "onnxruntime.InferenceSession"]
+Buffers = NDArray[np.float32]
+
+
+class StaticEngine:
+    """An `Engine` over a static cache.
+
+    Args:
+        prefill: opens the graph for any number of new tokens.
+        decode: opens the graph for one new token; None where `prefill` serves for that too.
+        context_length: tokens of a sequence at most.
+        batches: see `Engine`.
+    """
+
+    device: Device = "cpu"
+
+    def __init__(
+        self, prefill: Open, decode: Open | None, context_length: int, *, batches: bool = True
+    ) -> None:
+        self.prefill = prefill()
+        self._open_decode = decode
+        self.context_length = context_length
+        self.batches = batches
+        inputs = {value.name: value for value in self.prefill.get_inputs()}
+        self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
+        if not self.cache_names or not {"input_ids", "past_length", "logits_index"} < set(inputs):
+            raise BundleError(
+                f"The graph is not a decoder with a static cache: its inputs are {sorted(inputs)}."
+            )
+        _, self.kv_heads, _, self.head_size = inputs[self.cache_names[0]].shape
+        self.vocab_size: int = self.prefill.get_outputs()[0].shape[-1]
+        self._spare: list[Buffers] = []
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int | None = None) -> StaticEngine:
+        """The graphs of a bundle that has them, on the CPU.
+
+        An int8 product of many rows quantizes all of them by one scale, so that other sequences
+        would change a sequence's logits: `batches` is False then.
+
+        Args:
+            bundle: with a graph for the role "prefill".
+            threads: of one run, at most; see `open_graph`. Graphs of less than 8 MB run on one: to
+                wake a second takes longer than its part of a product would.
+        """
+        if bundle.graph("prefill").stat().st_size < _SMALL:
+            threads = 1
+        prefill = partial(open_graph, bundle.graph("prefill"), threads=threads)
+        decode = None
+        # Where products of blocks are slow, the graph for many tokens is faster for one.
+        if "decode" in bundle.roles and has_fast_blocks():
+            decode = partial(open_graph, bundle.graph("decode"), threads=threads)
+        batches = bundle.manifest["quantization"] == "none"
+        return cls(prefill, decode, bundle.context_length, batches=batches)
+
+    @cached_property
+    def decode(self) -> onnxruntime.InferenceSession | None:
+        """The session for one new token of one sequence, opened when it is first needed."""
+        return None if self._open_decode is None else self._open_decode()
+
+    def new_cache(self, batch_size: int = 1) -> StaticCache:
+        """See `Engine`."""
+        return StaticCache(self, batch_size)
+
+    def take_buffers(self, shape: tuple[int, int]) -> Buffers:
+        """float32 of `shape`: those given back last, if they fit; their numbers are finite.
+
+        New memory costs a page fault every 4 KB: a tenth of the time to the first token.
+        """
+        try:
+            spare = self._spare.pop()
+        except IndexError:
+            spare = np.empty((0, 0), np.float32)
+        # Zeros, and not whatever was there: what is masked is still multiplied, by 0.
+        return spare if spare.shape == shape else np.zeros(shape, np.float32)
+
+    def give_back(self, buffers: Buffers) -> None:
+        """Keep what a cache has no use for any more, for the next one."""
+        if not self._spare:
+            self._spare.append(buffers)
+
+
+class StaticCache:
+    """A `Cache`, and what is bound to it."""
+
+    def __init__(self, engine: StaticEngine, batch_size: int) -> None:
+        self._engine = engine
+        self._batch_size = batch_size
+        row = batch_size * engine.kv_heads * engine.head_size
+        self._buffers = engine.take_buffers((len(engine.cache_names), row * engine.context_length))
+        self._rows = 0
+        self.lengths = np.zeros(batch_size, np.int64)
+        self._one_token = np.zeros((batch_size, 1), np.int64)
+        self._last_places = np.arange(batch_size)
+        self._logits = np.zeros((batch_size, engine.vocab_size), np.float32)
+        self._step: Callable[[], None] | None = None
+
+    def __del__(self) -> None:
+        if self._batch_size == 1 and hasattr(self, "_buffers"):
+            self._engine.give_back(self._buffers)
+
+    def step(self, token_ids: Ids) -> Logits:
+        """See `Cache`."""
+        longest = int(self.lengths.max())
+        if longest >= self._rows or self._step is None:
+            check_fit(longest, 1, self._engine.context_length)
+            self._make_room(longest + 1)
+            self._step = self._bind_step()
+        self._one_token[:, 0] = token_ids
+        self._step()
+        self.lengths += 1
+        return self._logits
+
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        """See `Cache`."""
+        batch, tokens = token_ids.shape
+        check_fit(int(self.lengths.max()), tokens, self._engine.context_length)
+        counts = np.full(batch, tokens) if counts is None else counts
+        places = last_places(tokens, counts) if places is None else places
+        sequence, token = np.divmod(places, tokens)
+        logits = np.empty((len(places), self._engine.vocab_size), np.float32)
+        for start in range(0, tokens, CHUNK):
+            part = token_ids[:, start : start + CHUNK]
+            width = part.shape[1]
+            here = np.flatnonzero(token // CHUNK == start // CHUNK)
+            wanted = sequence[here] * width + token[here] - start
+            logits[here] = self._run_prefill(part, wanted)
+            self.lengths += np.clip(counts - start, 0, width)
+        return logits
+
+    def _run_prefill(self, token_ids: Ids, places: Ids) -> Logits:
+        ids = np.ascontiguousarray(token_ids, np.int64)
+        places = np.ascontiguousarray(places, np.int64)
+        self._make_room(int(self.lengths.max()) + ids.shape[1])
+        logits = np.empty((len(places), self._engine.vocab_size), np.float32)
+        session = self._engine.prefill
+        binding = self._bind(session, ids, logits, places)
+        with flushed_denormals():
+            session.run_with_iobinding(binding)
+        return logits
+
+    def step_greedily(self, token_ids: Ids) -> Ids:
+        """See `Cache`."""
+        return self.step(token_ids).argmax(axis=1)
+
+    def crop(self, lengths: Ids) -> None:
+        """See `Cache`."""
+        np.minimum(self.lengths, lengths, out=self.lengths)
+
+    def read(self, length: int) -> Tensors:
+        """See `Cache`."""
+        return [self._view(buffer, self._rows)[:, :, :length].copy() for buffer in self._buffers]
+
+    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
+        """See `Cache`."""
+        rows = parts[0].shape[2]
+        self._make_room(rows)
+        for buffer, part in zip(self._buffers, parts, strict=True):
+            if rows:
+                self._view(buffer, self._rows)[:, :, :rows] = part
+        self.lengths[:] = lengths
+
+    def _view(self, buffer: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+        shape = (self._batch_size, self._engine.kv_heads, rows, self._engine.head_size)
+        return buffer[: shape[0] * shape[1] * rows * shape[3]].reshape(shape)
+
+    def _make_room(self, length: int) -> None:
+        """Let the graphs see at least `length` rows."""
+        if length <= self._rows:
+            return
+        rows = min(-(-length // ROWS) * ROWS, self._engine.context_length)
+        if self._batch_size * self._engine.kv_heads > 1 and self._rows:
+            # Several heads lie one after the other: all but the first move up.
+            for buffer in self._buffers:
+                held = self._view(buffer, self._rows).copy()
+                buffer[:] = 0
+                self._view(buffer, rows)[:, :, : self._rows] = held
+        self._rows = rows
+        self._step = None
+
+    def _bind_step(self) -> Callable[[], None]:
+        decode = self._engine.decode if self._batch_size == 1 else None
+        session = decode or self._engine.prefill
+        places = None if decode else self._last_places
+        binding = self._bind(session, self._one_token, self._logits, places)
+        run = session.run_with_iobinding
+        return lambda: run(binding)
+
+    def _bind(
+        self,
+        session: onnxruntime.InferenceSession,
+        ids: Ids,
+        logits: Logits,
+        places: Ids | None,
+    ) -> onnxruntime.IOBinding:
+        """Bind the buffers. A binding holds addresses only: the arrays must outlive its runs."""
+        binding = session.io_binding()
+
+        def bind(name: str, array: NDArray[Any], output: str | None = None) -> None:
+            place = ("cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding.bind_input(name, *place)
+            if output is not None:
+                binding.bind_output(output, *place)
+
+        bind("input_ids", ids)
+        bind("past_length", self.lengths)
+        shape = logits.shape
+        if places is not None:
+            bind("logits_index", places)
+        else:
+            shape = (shape[0], 1, shape[1])
+        binding.bind_output("logits", "cpu", 0, np.float32, shape, logits.ctypes.data)
+        for name, buffer in zip(self._engine.cache_names, self._buffers, strict=True):
+            present = name.replace("past_key_values", "present")
+            bind(name, self._view(buffer, self._rows), present)
+        return binding
