@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from atom_edge.border import format_json, read_file, read_json
 from atom_edge.errors import BundleError, IntegrityError
+from atom_edge.manifest import MANIFEST, FileEntry, Manifest, Role, parse_manifest
 from atom_edge.onnx_wire import external_tensors
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-_REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+_MANIFEST_LIMIT = 2**20
+_TEMPLATE_LIMIT = 2**20
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Bundle:
 
     Attributes:
         path: the folder.
-        manifest: the parsed `manifest.json`.
+        manifest: what the bundle says about itself.
         config: the parsed `config.json`.
         generation_config: the parsed `generation_config.json`.
         tokenizer_config: the parsed `tokenizer_config.json`, empty if there is none.
@@ -46,7 +48,7 @@ class Bundle:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tokenizer_config: dict[str, Any]
@@ -60,24 +62,24 @@ class Bundle:
     @property
     def context_length(self) -> int:
         """The longest sequence, prompt and reply together, in tokens."""
-        return int(self.manifest["context_length"])
+        return self.manifest.context_length
 
     @property
-    def roles(self) -> tuple[str, ...]:
+    def roles(self) -> tuple[Role, ...]:
         """The roles for which the bundle has a graph."""
-        return tuple(self.manifest["graphs"])
+        return self.manifest.roles
 
-    def graph(self, role: str = "model") -> Path:
-        """The ONNX file of a role; "model" is the portable graph, for prefill and decode.
+    def graph(self, role: str = Role.MODEL) -> Path:
+        """The ONNX file of a role.
 
         Raises:
             BundleError: if the bundle has no such graph.
         """
-        if role not in self.manifest["graphs"]:
+        if role not in self.roles:
             raise BundleError(
-                f"The bundle {self.path} has no graph for {role!r}; it has {', '.join(self.roles)}."
+                f"The bundle {self.path} has no graph for '{role}'; it has {', '.join(self.roles)}."
             )
-        return self.path / str(self.manifest["graphs"][role])
+        return self.path / self.manifest.graphs[role]
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -96,47 +98,54 @@ def open_bundle(path: str | Path) -> Bundle:
             f"{root} is not a bundle: it has no {MANIFEST}. "
             f"Make one from a model folder with: atom-edge export {root} -o DIR"
         )
-    manifest = _read_json(root / MANIFEST)
-    _check_manifest(root, manifest)
-    files = manifest["files"]
-    for name, expected in files.items():
+    manifest = parse_manifest(
+        read_file(root / MANIFEST, _MANIFEST_LIMIT, IntegrityError), str(root / MANIFEST)
+    )
+    for name, expected in manifest.files.items():
         _check_file(root, name, expected)
-    for name in files:
-        if name.endswith(".onnx"):
-            _check_self_contained(root / name)
+    for name in manifest.graphs.values():
+        _check_self_contained(root / name)
     tokenizer_config = (
-        _read_json(root / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
+        _read_object(root / "tokenizer_config.json")
+        if "tokenizer_config.json" in manifest.files
+        else {}
     )
     template = tokenizer_config.get("chat_template")
-    if "chat_template.jinja" in files:
-        template = (root / "chat_template.jinja").read_text(encoding="utf-8")
+    if "chat_template.jinja" in manifest.files:
+        template = _read_text(root / "chat_template.jinja")
     return Bundle(
         path=root,
         manifest=manifest,
-        config=_read_json(root / "config.json"),
-        generation_config=_read_json(root / "generation_config.json"),
+        config=_read_object(root / "config.json"),
+        generation_config=_read_object(root / "generation_config.json"),
         tokenizer_config=tokenizer_config,
         chat_template=template if isinstance(template, str) and template else None,
     )
 
 
-def seal(staging: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def seal(staging: Path, manifest: Manifest) -> Manifest:
     """Write `manifest.json` of a complete staging folder and return what was written.
 
-    `format_version` and `files` are added to `manifest`: the size and sha256 of every file.
+    Its `files` become the size and sha256 of every file in the folder.
+
+    Raises:
+        BundleError: if a figure in the manifest is not finite.
+        IntegrityError: if the manifest names a graph that is not there, or such a file is missing.
     """
     names = sorted(
         file.relative_to(staging).as_posix()
         for file in staging.rglob("*")
         if file.is_file() and file != staging / MANIFEST
     )
-    sealed = {"format_version": FORMAT_VERSION, **manifest}
-    sealed["files"] = {
-        name: {"bytes": (staging / name).stat().st_size, "sha256": _sha256(staging / name)}
-        for name in names
+    files = {
+        name: FileEntry((staging / name).stat().st_size, _sha256(staging / name)) for name in names
     }
-    _check_manifest(staging, sealed)
-    (staging / MANIFEST).write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n")
+    try:
+        data = format_json(msgspec.structs.replace(manifest, files=files))
+    except ValueError as error:
+        raise BundleError(f"The manifest has a figure that is not finite: {error}.") from error
+    sealed = parse_manifest(data, str(staging / MANIFEST))
+    (staging / MANIFEST).write_bytes(data)
     return sealed
 
 
@@ -171,59 +180,28 @@ def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Pa
         raise
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
+    return read_json(path, dict[str, Any], IntegrityError)
+
+
+def _read_text(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not readable JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path} holds no JSON object.")
-    return value
+        return read_file(path, _TEMPLATE_LIMIT, IntegrityError).decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path} is not UTF-8 (byte {error.start}).") from error
 
 
-def _check_manifest(root: Path, manifest: dict[str, Any]) -> None:
-    """Check everything that the code above relies on; the rest of the manifest is information."""
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{root} has bundle format {version!r}, and this release of atom-edge reads format "
-            f"{FORMAT_VERSION}. Export the model again, or install the release that wrote it."
-        )
-    files, graphs = manifest.get("files"), manifest.get("graphs")
-    if not isinstance(files, dict) or not isinstance(graphs, dict):
-        raise IntegrityError(f"{root / MANIFEST} does not list 'files' and 'graphs'.")
-    for name in files:
-        _check_name(root, name)
-    needed = [*_REQUIRED_FILES, *graphs.values()]
-    if missing := [name for name in needed if not isinstance(name, str) or name not in files]:
-        raise IntegrityError(f"{root / MANIFEST} lists no size and sha256 of {missing}.")
-    if "model" not in graphs:
-        raise IntegrityError(f"{root / MANIFEST} names no graph for the role 'model'.")
-    context = manifest.get("context_length")
-    if not isinstance(context, int) or isinstance(context, bool) or context < 1:
-        raise IntegrityError(f"{root / MANIFEST} has the context_length {context!r}.")
-
-
-def _check_name(root: Path, name: str) -> None:
-    """Refuse names that could lead out of the folder, on any operating system."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\\:\0"):
-        raise IntegrityError(f"{root / MANIFEST} lists {name!r}, which is not inside the bundle.")
-
-
-def _check_file(root: Path, name: str, expected: Any) -> None:
+def _check_file(root: Path, name: str, expected: FileEntry) -> None:
     path = root / name
-    if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
-        raise IntegrityError(f"{root / MANIFEST} lists no size and sha256 of {name!r}.")
     if not path.is_file():
         raise IntegrityError(f"The bundle {root} lacks its file {name}. Fetch or export it again.")
     size = path.stat().st_size
-    if size != expected["bytes"]:
+    if size != expected.bytes:
         raise IntegrityError(
-            f"{path} has {size} bytes, and the manifest says {expected['bytes']}: "
+            f"{path} has {size} bytes, and the manifest says {expected.bytes}: "
             "it is damaged or was changed. Fetch or export the bundle again."
         )
-    if _sha256(path) != expected["sha256"]:
+    if _sha256(path) != expected.sha256:
         raise IntegrityError(
             f"{path} does not have the sha256 that the manifest gives: "
             "it is damaged or was changed. Fetch or export the bundle again."

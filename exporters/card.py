@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from atom_edge.manifest import Manifest
+
 _CARD = """\
 ---
 library_name: onnx
@@ -46,18 +48,18 @@ _ROWS = (
 )
 
 
-def model_card(manifest: dict[str, Any]) -> str:
+def model_card(manifest: Manifest) -> str:
     """The card of a bundle, from its manifest before it is sealed."""
-    validation, source = manifest["validation"], manifest["source"]
+    validation, source = manifest.validation, manifest.source
     prefill, decode = validation["prefill"], validation["decode"]
     rows = [f"| {name} | {_figure(prefill[key])} | {_figure(decode[key])} |" for name, key in _ROWS]
-    revision = f" at revision {source['revision']}" if source.get("revision") else ""
+    revision = f" at revision {source.revision}" if source.revision else ""
     return _CARD.format(
-        name=source.get("repo", "A model"),
-        quantization=manifest["quantization"],
-        scheme=manifest["scheme"],
-        origin=f"`{source.get('repo', 'a local snapshot')}`{revision}",
-        version=manifest["created_by"]["atom-edge"],
+        name=source.repo or "A model",
+        quantization=manifest.quantization,
+        scheme=manifest.scheme,
+        origin=f"`{source.repo or 'a local snapshot'}`{revision}",
+        version=manifest.created_by["atom-edge"],
         rows="\n".join(rows),
         max_logit_diff=validation["max_logit_diff"],
         greedy_match=validation["greedy_match"],

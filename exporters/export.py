@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 
@@ -25,9 +25,8 @@ from atom_edge.exporters.report import Limits, Report, summary
 from atom_edge.exporters.static import static_graphs
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import validate_graphs
+from atom_edge.manifest import Manifest, Quantization, Role, Source, Target
 
-Quantization = Literal["none", "int8"]
-Target = Literal["cpu", "cuda"]
 Progress = Callable[[str], None]
 
 # Optimum, onnxruntime-genai and transformers.js look for these names.
@@ -52,7 +51,7 @@ class ExportResult:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     reports: dict[str, Report]
 
 
@@ -111,21 +110,21 @@ def export(
             report.check()
 
         progress("write")
-        manifest = {
-            "created_by": tool_versions(),
-            "source": snapshot.provenance,
-            "target": target,
-            "quantization": quantization,
-            "scheme": SCHEMES[quantization],
-            "opset": max(graph.opset_imports[""] for graph in graphs.values()),
-            "context_length": snapshot.config.max_position_embeddings,
-            "graphs": files,
-            "nodes": {
+        manifest = Manifest(
+            created_by=tool_versions(),
+            source=Source(**snapshot.provenance),
+            target=target,
+            quantization=quantization,
+            scheme=SCHEMES[quantization],
+            opset=max(graph.opset_imports[""] for graph in graphs.values()),
+            context_length=snapshot.config.max_position_embeddings,
+            graphs=files,
+            nodes={
                 "traced": sum(count_operators(traced).values()),
                 **{role: sum(count_operators(graph).values()) for role, graph in graphs.items()},
             },
-            "validation": summary(reports),
-        }
+            validation=summary(reports),
+        )
         write_texts(staging, snapshot, manifest)
         sealed = seal(staging, manifest)
     return ExportResult(destination, sealed, reports)
@@ -156,7 +155,7 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def write_texts(staging: Path, snapshot: Snapshot, manifest: dict[str, Any]) -> None:
+def write_texts(staging: Path, snapshot: Snapshot, manifest: Manifest) -> None:
     """Write everything of a bundle that is not a graph: tokenizer, configuration, model card."""
     tokenizer_config = _read_if_there(snapshot.path / "tokenizer_config.json")
     tokenizer_config["tokenizer_class"] = "GPT2TokenizerFast"
@@ -169,7 +168,7 @@ def write_texts(staging: Path, snapshot: Snapshot, manifest: dict[str, Any]) -> 
     _write_json(staging / "generation_config.json", snapshot.generation_config)
     _write_json(
         staging / "genai_config.json",
-        genai_config(snapshot.config, snapshot.generation_config, manifest["graphs"]["model"]),
+        genai_config(snapshot.config, snapshot.generation_config, manifest.graphs[Role.MODEL]),
     )
     (staging / "README.md").write_text(model_card(manifest), encoding="utf-8")
 

@@ -123,7 +123,7 @@ def validate_bundle(
     return validate_graphs(
         {role: bundle.graph(role) for role in bundle.roles},
         snapshot,
-        Limits.for_quantization(bundle.manifest["quantization"], max_perplexity_ratio),
+        Limits.for_quantization(bundle.manifest.quantization, max_perplexity_ratio),
         progress,
     )
 

@@ -80,7 +80,7 @@ def _greeting(conversation: Conversation) -> str:
     import textwrap
 
     bundle = conversation.session.bundle
-    name = bundle.manifest.get("source", {}).get("repo") or bundle.path.name
+    name = bundle.manifest.source.repo or bundle.path.name
     if conversation.is_chat:
         return f"{name}: a chat model. /help lists the commands."
     return textwrap.fill(

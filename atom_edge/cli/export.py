@@ -118,19 +118,19 @@ def _tokens_per_second(bundle: Path) -> float:
 
 
 def _print_json(result: ExportResult, speed: float) -> None:
-    import json
+    from atom_edge.border import format_json
 
     manifest = result.manifest
     summary: dict[str, Any] = {
         "output": str(result.path),
-        "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
-        "quantize": manifest["quantization"],
-        "validation": manifest["validation"],
-        "nodes": manifest["nodes"],
+        "files": {name: entry.bytes for name, entry in manifest.files.items()},
+        "quantize": manifest.quantization,
+        "validation": manifest.validation,
+        "nodes": manifest.nodes,
         "tokens_per_second": round(speed, 1),
-        "source": manifest["source"],
+        "source": manifest.source,
     }
-    typer.echo(json.dumps(summary, indent=2))
+    typer.echo(format_json(summary).decode(), nl=False)
 
 
 def _print_table(result: ExportResult, speed: float) -> None:
@@ -138,17 +138,17 @@ def _print_table(result: ExportResult, speed: float) -> None:
     from rich.table import Table
 
     manifest = result.manifest
-    table = Table(title=f"{result.path}  ({manifest['quantization']})", title_justify="left")
+    table = Table(title=f"{result.path}  ({manifest.quantization})", title_justify="left")
     table.add_column("file or figure")
     table.add_column("value", justify="right")
-    for name, entry in manifest["files"].items():
-        table.add_row(name, f"{entry['bytes']:,} bytes")
+    for name, entry in manifest.files.items():
+        table.add_row(name, f"{entry.bytes:,} bytes")
     table.add_section()
-    for role, nodes in manifest["nodes"].items():
+    for role, nodes in manifest.nodes.items():
         table.add_row(f"nodes in graph '{role}'", str(nodes))
     table.add_row("decode on this machine", f"{speed:,.0f} tokens/s")
     table.add_section()
-    for row in validation_rows(manifest["validation"]):
+    for row in validation_rows(manifest.validation):
         table.add_row(*row)
     Console().print(table)
 

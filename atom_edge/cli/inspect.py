@@ -27,16 +27,15 @@ def inspect_command(
 
     Needs none of the extras, and runs nothing of the bundle.
     """
-    import json
-
+    from atom_edge.border import format_json
     from atom_edge.bundle import open_bundle
     from atom_edge.onnx_summary import summarize
     from atom_edge.reference import bundle_path
 
     opened = open_bundle(bundle_path() if bundle is None else bundle)
-    graphs = {role: summarize(opened.graph(role)) for role in opened.roles}
+    graphs = {str(role): summarize(opened.graph(role)) for role in opened.roles}
     if as_json:
-        typer.echo(json.dumps(_as_dict(opened, graphs), indent=2, ensure_ascii=False))
+        typer.echo(format_json(_as_dict(opened, graphs)).decode(), nl=False)
     else:
         _print(opened, graphs)
 
@@ -59,20 +58,20 @@ def _print(bundle: Bundle, graphs: dict[str, GraphSummary]) -> None:
     console.print(_file_table(bundle))
     for role, graph in graphs.items():
         _print_graph(console, role, graph)
-    if isinstance(bundle.manifest.get("validation"), dict):
+    if bundle.manifest.validation:
         console.print(_validation_table(bundle))
 
 
 def _manifest_table(bundle: Bundle) -> Any:
+    import msgspec
     from rich.table import Table
 
     table = Table(title=f"{bundle.path}: verified", title_justify="left", show_header=False)
     for key in ("format_version", "target", "quantization", "scheme", "opset", "context_length"):
-        if key in bundle.manifest:
-            table.add_row(key, str(bundle.manifest[key]))
+        table.add_row(key, str(getattr(bundle.manifest, key)))
     for title in ("source", "created_by"):
         table.add_section()
-        for key, value in dict(bundle.manifest.get(title, {})).items():
+        for key, value in msgspec.to_builtins(getattr(bundle.manifest, title)).items():
             table.add_row(f"{title}: {key}", _plain(value))
     return table
 
@@ -82,8 +81,8 @@ def _file_table(bundle: Bundle) -> Any:
 
     table = Table("file", "bytes", "sha256", title="files", title_justify="left")
     table.columns[1].justify = "right"
-    for name, entry in bundle.manifest["files"].items():
-        table.add_row(name, f"{entry['bytes']:,}", entry["sha256"][:16])
+    for name, entry in bundle.manifest.files.items():
+        table.add_row(name, f"{entry.bytes:,}", entry.sha256[:16])
     return table
 
 
@@ -117,7 +116,7 @@ def _validation_table(bundle: Bundle) -> Any:
 
     table = Table("validation against PyTorch", "value", title_justify="left")
     table.columns[1].justify = "right"
-    for row in validation_rows(bundle.manifest["validation"]):
+    for row in validation_rows(bundle.manifest.validation):
         table.add_row(*row)
     return table
 

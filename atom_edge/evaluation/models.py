@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from atom_edge.bundle import MANIFEST, Bundle, open_bundle
+from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.checkpoint import Snapshot, open_snapshot
+from atom_edge.manifest import MANIFEST
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Engine, Ids, Logits, Tensors
@@ -94,7 +95,7 @@ def open_model(target: str | Path, threads: int | None = None) -> Model:
     engine: Engine
     if (Path(target) / MANIFEST).is_file():
         opened = open_bundle(target)
-        quantization = opened.manifest["quantization"]
+        quantization = opened.manifest.quantization
         name = f"ONNX {'fp32' if quantization == 'none' else quantization}"
         context_length = opened.context_length
         engine = open_engine(opened, threads=1).engine

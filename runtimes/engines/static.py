@@ -99,7 +99,7 @@ class StaticEngine:
         # Where products of blocks are slow, the graph for many tokens is faster for one.
         if "decode" in bundle.roles and has_fast_blocks():
             decode = partial(open_graph, bundle.graph("decode"), threads=threads)
-        batches = bundle.manifest["quantization"] == "none"
+        batches = bundle.manifest.quantization == "none"
         return cls(prefill, decode, bundle.context_length, batches=batches)
 
     @cached_property

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from atom_edge.bundle import FORMAT_VERSION, Bundle, open_bundle, seal, write_bundle
+from atom_edge.bundle import Bundle, open_bundle, seal, write_bundle
 from atom_edge.errors import BundleError, IntegrityError
+from atom_edge.manifest import FORMAT_VERSION, Manifest, Role
 
-MANIFEST = {"context_length": 512, "graphs": {"model": "onnx/model.onnx"}, "quantization": "none"}
+ENTRY = {"bytes": 0, "sha256": "0" * 64}
+MANIFEST = Manifest(context_length=512, graphs={"model": "onnx/model.onnx"}, quantization="int8")
 
 
 def fill(staging: Path, **more: str) -> None:
@@ -54,16 +57,16 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) ->
 def test_what_was_written_is_read(folder: Path) -> None:
     bundle = open_bundle(folder)
     assert bundle.path == folder
-    assert bundle.manifest["format_version"] == FORMAT_VERSION
-    assert bundle.manifest["quantization"] == "none"
+    assert bundle.manifest.format_version == FORMAT_VERSION
+    assert bundle.manifest.quantization == "int8"
     assert bundle.graph() == folder / "onnx" / "model.onnx"
-    assert bundle.roles == ("model",)
+    assert bundle.roles == (Role.MODEL,)
     assert bundle.tokenizer_file == folder / "tokenizer.json"
     assert bundle.config == {"model_type": "llama"}
     assert bundle.generation_config == {"eos_token_id": [2, 4]}
     assert bundle.context_length == 512
     assert bundle.chat_template is None
-    assert set(bundle.manifest["files"]) == {
+    assert set(bundle.manifest.files) == {
         "config.json",
         "generation_config.json",
         "onnx/model.onnx",
@@ -129,23 +132,57 @@ def test_external_data_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda m: m.update(format_version=2), BundleError, "bundle format 2"),
-        (lambda m: m.pop("format_version"), BundleError, "bundle format None"),
-        (lambda m: m.pop("files"), IntegrityError, "does not list 'files'"),
-        (lambda m: m.update(graphs=[]), IntegrityError, "does not list 'files' and 'graphs'"),
-        (lambda m: m.update(graphs={}), IntegrityError, "no graph for the role 'model'"),
-        (lambda m: m.update(graphs={"model": "../m.onnx"}), IntegrityError, "sha256 of"),
-        (lambda m: m.update(graphs={"model": 7}), IntegrityError, "sha256 of"),
-        (lambda m: m["files"].pop("config.json"), IntegrityError, "sha256 of"),
-        (lambda m: m["files"].pop("onnx/model.onnx"), IntegrityError, "sha256 of"),
-        (lambda m: m["files"].update({"config.json": 1}), IntegrityError, "sha256 of"),
-        (lambda m: m["files"].update({"../x": {}}), IntegrityError, "not inside the bundle"),
-        (lambda m: m["files"].update({"/etc/passwd": {}}), IntegrityError, "not inside"),
-        (lambda m: m["files"].update({"a\\..\\x": {}}), IntegrityError, "not inside"),
-        (lambda m: m["files"].update({"C:x": {}}), IntegrityError, "not inside"),
-        (lambda m: m["files"].update({"": {}}), IntegrityError, "not inside"),
-        (lambda m: m.update(context_length="512"), IntegrityError, "context_length '512'"),
-        (lambda m: m.update(context_length=0), IntegrityError, "context_length 0"),
+        (lambda m: m.update(format_version=2), BundleError, "format_version: 2;"),
+        (lambda m: m.pop("format_version"), BundleError, "format_version: None;"),
+        (lambda m: m.pop("files"), IntegrityError, "graphs.model: 'onnx/model.onnx' is not among"),
+        (lambda m: m.update(graphs=[]), IntegrityError, "graphs: expected object, got array"),
+        (lambda m: m.update(graphs={}), IntegrityError, "graphs: there is none that this release"),
+        (
+            lambda m: m.update(graphs={"nonesuch": "onnx/model.onnx"}),
+            IntegrityError,
+            "graphs: there is none",
+        ),
+        (
+            lambda m: m["graphs"].update(decode="../m.onnx"),
+            IntegrityError,
+            r"manifest\.json: graphs\.decode: '\.\./m\.onnx' is not a path inside the bundle",
+        ),
+        (lambda m: m["graphs"].update(decode=7), IntegrityError, "graphs.decode: expected str"),
+        (lambda m: m["files"].pop("config.json"), IntegrityError, "files: config.json is missing"),
+        (lambda m: m["files"].pop("onnx/model.onnx"), IntegrityError, "is not among its files"),
+        (
+            lambda m: m["files"].update({"config.json": 1}),
+            IntegrityError,
+            r"files\.config\.json: expected object, got int",
+        ),
+        (
+            lambda m: m["files"]["tokenizer.json"].update(bytes=-1),
+            IntegrityError,
+            r"files\.tokenizer\.json\.bytes: expected int >= 0",
+        ),
+        (
+            lambda m: m["files"]["tokenizer.json"].update(sha256="A" * 64),
+            IntegrityError,
+            r"files\.tokenizer\.json\.sha256: expected str matching",
+        ),
+        *(
+            (
+                lambda m, name=name: m["files"].update({name: ENTRY}),
+                IntegrityError,
+                "is not a path inside the bundle",
+            )
+            for name in (
+                *("../x", "/etc/passwd", "a\\..\\x", "C:x", "", ".", "a//b", "a/", "a/./b"),
+                *("a\x1b[2J", "x" * 5000, "manifest.json"),
+            )
+        ),
+        (lambda m: m.update(context_length="512"), IntegrityError, "context_length: expected int"),
+        (lambda m: m.update(context_length=True), IntegrityError, "context_length: expected int"),
+        (lambda m: m.update(context_length=0), IntegrityError, "context_length: expected int >= 1"),
+        (lambda m: m.update(context_length=10**18), IntegrityError, "context_length: expected int"),
+        (lambda m: m.update(quantization="int4"), IntegrityError, "quantization: invalid enum"),
+        (lambda m: m.update(source=[]), IntegrityError, "source: expected object, got array"),
+        (lambda m: m.update(nodes={"model": "x"}), IntegrityError, "nodes.model: expected int"),
     ],
 )
 def test_a_manifest_that_cannot_be_trusted_is_refused(
@@ -162,7 +199,7 @@ def test_a_manifest_that_cannot_be_trusted_is_refused(
 @pytest.mark.parametrize("content", ["", "[]", "{", "\0", "[" * 100_000])
 def test_an_unreadable_manifest_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
-    with pytest.raises(IntegrityError, match=r"manifest\.json (is not readable|holds no JSON)"):
+    with pytest.raises(IntegrityError, match=r"manifest\.json(: expected obj| is not readable)"):
         open_bundle(folder)
 
 
@@ -171,6 +208,17 @@ def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
         open_bundle(tmp_path)
     with pytest.raises(BundleError, match="not a folder"):
         open_bundle(tmp_path / "nothing")
+
+
+def test_a_role_of_a_later_release_is_passed_over(folder: Path) -> None:
+    change_manifest(folder, lambda m: m["graphs"].update(later="onnx/model.onnx"))
+    assert open_bundle(folder).roles == (Role.MODEL,)
+
+
+def test_a_figure_that_is_not_finite_is_never_written(folder: Path) -> None:
+    broken = msgspec.structs.replace(MANIFEST, validation={"mean_kl": float("nan")})
+    with pytest.raises(BundleError, match="not finite"):
+        seal(folder, broken)
 
 
 def test_an_unlisted_file_is_not_read(folder: Path) -> None:

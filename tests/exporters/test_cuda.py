@@ -35,9 +35,9 @@ def traced(small_snapshot: Path) -> ir.Model:
 
 def test_the_bundle_is_validated_and_says_what_it_is_for(small_cuda_bundle: Path) -> None:
     bundle = open_bundle(small_cuda_bundle)
-    assert bundle.manifest["target"] == "cuda"
+    assert bundle.manifest.target == "cuda"
     assert bundle.roles == ("model", "cuda")
-    report = bundle.manifest["validation"]["cuda"]
+    report = bundle.manifest.validation["cuda"]
     assert 0 < report["max_logit_diff"] < 0.05
     assert report["perplexity_ratio"] == pytest.approx(1, abs=1e-3)
     assert report["limits"]["max_perplexity_ratio"] == 1.001

@@ -35,8 +35,8 @@ BUNDLE_FILES = {
 
 def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
     bundle = open_bundle(small_bundle)
-    assert set(bundle.manifest["files"]) == BUNDLE_FILES | {"onnx/model.onnx", "onnx/prefill.onnx"}
-    validation = bundle.manifest["validation"]
+    assert set(bundle.manifest.files) == BUNDLE_FILES | {"onnx/model.onnx", "onnx/prefill.onnx"}
+    validation = bundle.manifest.validation
     assert validation["max_logit_diff"] <= 1e-4
     assert validation["max_cache_diff"] <= 1e-4
     assert validation["greedy_match"] == 1.0
@@ -49,8 +49,8 @@ def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle
     bundle = open_bundle(small_int8_bundle)
     roles = ("model_quantized", "prefill", "decode", "check")
     graphs = {f"onnx/{role}.onnx" for role in roles}
-    assert set(bundle.manifest["files"]) == BUNDLE_FILES | graphs
-    validation = bundle.manifest["validation"]
+    assert set(bundle.manifest.files) == BUNDLE_FILES | graphs
+    validation = bundle.manifest.validation
     assert 0 < validation["mean_kl"] < 0.01
     assert validation["perplexity_ratio"] <= 1.01
     assert validation["prefill"]["perplexity_ratio"]["standard_error"] > 0
@@ -156,7 +156,7 @@ def test_an_occupied_destination_is_refused_before_any_work(
 def test_validation_of_a_bundle_can_be_repeated(
     small_int8_bundle: Path, small_snapshot: Path
 ) -> None:
-    first = open_bundle(small_int8_bundle).manifest["validation"]
+    first = open_bundle(small_int8_bundle).manifest.validation
     again = summary(validate_bundle(small_int8_bundle, small_snapshot))
     assert again["prefill"]["perplexity"] == pytest.approx(first["prefill"]["perplexity"], rel=1e-4)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime_genai as og
 import pytest
@@ -83,8 +84,8 @@ def even_bundle(make_snapshot: MakeSnapshot, small_bundle: Path, tmp_path_factor
     snapshot = open_snapshot(make_snapshot(head_dim=16))
     folder: Path = tmp_path_factory.mktemp("bundles") / "even"
     save_graph(trace(snapshot.model), folder / "onnx" / "model.onnx")
-    manifest = json.loads((small_bundle / "manifest.json").read_text())
-    manifest["graphs"] = {"model": "onnx/model.onnx"}
+    manifest = open_bundle(small_bundle).manifest
+    manifest = msgspec.structs.replace(manifest, graphs={"model": "onnx/model.onnx"})
     write_texts(folder, snapshot, manifest)
     seal(folder, manifest)
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atom_edge.bundle import seal
+from atom_edge.bundle import open_bundle, seal
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.chat import Conversation
 from atom_edge.runtimes.options import Options
@@ -28,7 +28,7 @@ def chat_session(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(small_bundle, folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}))
-    seal(folder, json.loads((folder / "manifest.json").read_text()))
+    seal(folder, open_bundle(small_bundle).manifest)
     return AtomSession.from_pretrained(folder, threads=1)
 
 

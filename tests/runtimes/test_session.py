@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import threading
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atom_edge.bundle import seal
+from atom_edge.bundle import open_bundle, seal
 from atom_edge.errors import BundleError, GenerationError, TokenizerError
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.session import AtomSession
@@ -86,8 +85,7 @@ def test_an_end_of_sequence_token_ends_the_reply_and_is_not_in_it(
     greedy = session.generate("The water", temperature=0, max_new_tokens=12).token_ids
     shutil.copytree(small_bundle, tmp_path / "other")
     (tmp_path / "other" / "generation_config.json").write_text(f'{{"eos_token_id": {greedy[5]}}}')
-    manifest = json.loads((small_bundle / "manifest.json").read_text())
-    seal(tmp_path / "other", manifest)
+    seal(tmp_path / "other", open_bundle(small_bundle).manifest)
     other = AtomSession.from_pretrained(tmp_path / "other", threads=1)
     reply = other.generate("The water", temperature=0, max_new_tokens=12, logprobs=0)
     assert reply.token_ids == greedy[: greedy.index(greedy[5])]
