@@ -14,13 +14,18 @@ destination holds a whole bundle or what it held before.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import secrets
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -32,6 +37,8 @@ from atom_edge.onnx_wire import external_tensors
 
 _MANIFEST_LIMIT = 2**20
 _TEMPLATE_LIMIT = 2**20
+# Of <fcntl.h> and <linux/fs.h>: paths from the working folder; swap the two names.
+_HERE, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -165,13 +172,16 @@ def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Pa
     created = _make_parents(target)
     staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
-        staging.mkdir()
-        yield staging
-        if not (staging / MANIFEST).is_file():
-            raise BundleError(f"The bundle for {target} has no {MANIFEST}: it was never sealed.")
-        _sync(staging)
-        check_destination(target, force)
-        _put_in_place(staging, target)
+        with _signals_unwind():
+            staging.mkdir()
+            yield staging
+            if not (staging / MANIFEST).is_file():
+                raise BundleError(
+                    f"The bundle for {target} has no {MANIFEST}: it was never sealed."
+                )
+            _sync(staging)
+            check_destination(target, force)
+            _put_in_place(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         for folder in created:
@@ -231,12 +241,23 @@ def check_destination(target: Path, force: bool) -> None:
         return
     if not force:
         raise BundleError(f"{target} exists. Choose another folder, or replace it with --force.")
-    is_empty = target.is_dir() and not any(target.iterdir())
-    if not is_empty and not (target / MANIFEST).is_file():
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    try:
+        data = read_file(target / MANIFEST, _MANIFEST_LIMIT, IntegrityError)
+        listed = parse_manifest(data, str(target / MANIFEST)).files
+    except BundleError as error:
         raise BundleError(
-            f"{target} is not a bundle, so that --force does not replace it. "
-            "Choose another folder, or remove it first."
-        )
+            f"{target} is not a bundle of atom-edge, and --force replaces nothing else. "
+            f"Choose another folder, or remove it first. ({error})"
+        ) from error
+    for file in target.rglob("*"):
+        name = file.relative_to(target).as_posix()
+        if name not in listed and name != MANIFEST and (file.is_symlink() or not file.is_dir()):
+            raise BundleError(
+                f"{target} holds {name!r}, which its manifest does not list, and --force would "
+                "remove it. Move it elsewhere first."
+            )
 
 
 def _make_parents(target: Path) -> list[Path]:
@@ -255,15 +276,55 @@ def _sync(folder: Path) -> None:
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; what stood there is moved aside first, and back on failure."""
-    old = staging.with_suffix(".old")
-    try:
-        if target.exists():
-            target.rename(old)
+    """Rename `staging` to `target`; what stood there goes only when the new bundle is in place."""
+    if not target.exists():
         staging.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
+        return
+    if _exchange(staging, target):
+        shutil.rmtree(staging, ignore_errors=True)
+        return
+    old = staging.with_suffix(".old")
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except BaseException as error:
+        if target.exists():
+            raise BundleError(
+                f"{target} was made by another program meanwhile; the bundle that stood there "
+                f"is now {old}."
+            ) from error
+        old.rename(target)
         raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders' names in a single step; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # only Linux's C libraries have it
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    done: int = rename(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE)
+    return done == 0
+
+
+@contextlib.contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as an exception, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, leave)
+    try:
+        yield
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)

@@ -271,9 +271,30 @@ class TestWriting:
         assert (folder / "manifest.json").read_bytes() == before
         assert list(folder.parent.iterdir()) == [folder]
 
-    def test_a_failed_rename_puts_the_old_bundle_back(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    def test_force_keeps_a_foreign_manifest_and_unlisted_files(
+        self, folder: Path, tmp_path: Path
     ) -> None:
+        extension = tmp_path / "extension"
+        extension.mkdir()
+        (extension / "manifest.json").write_text('{"manifest_version": 3, "name": "theirs"}')
+        with pytest.raises(BundleError, match="not a bundle of atom-edge"):
+            make(extension, force=True)
+        assert (extension / "manifest.json").exists()
+        (folder / "onnx" / "notes.txt").write_text("precious")
+        with pytest.raises(BundleError, match=r"holds 'onnx/notes\.txt'"):
+            make(folder, force=True)
+        assert (folder / "onnx" / "notes.txt").read_text() == "precious"
+
+    @pytest.mark.parametrize("exchanges", [True, False])
+    def test_a_failed_rename_keeps_the_old_bundle(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+    ) -> None:
+        if not exchanges:
+            monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
+        make(folder, force=True, added__txt="new")
+        assert (folder / "added.txt").exists()
+        assert list(folder.parent.iterdir()) == [folder]
+
         rename = Path.rename
 
         def failing(path: Path, target: Path) -> Path:
@@ -281,13 +302,34 @@ class TestWriting:
                 raise OSError("disk on fire")
             return rename(path, target)
 
+        monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
         monkeypatch.setattr(Path, "rename", failing)
         with pytest.raises(OSError, match="on fire"):
             make(folder, force=True)
         open_bundle(folder)
         assert list(folder.parent.iterdir()) == [folder]
 
-    def test_ctrl_c_leaves_nothing(self, tmp_path: Path) -> None:
+    def test_a_folder_made_meanwhile_costs_neither_bundle(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rename = Path.rename
+
+        def racing(path: Path, target: Path) -> Path:
+            if path.name.endswith(".partial"):
+                target.mkdir()
+                (target / "theirs").write_text("precious")
+            return rename(path, target)
+
+        monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
+        monkeypatch.setattr(Path, "rename", racing)
+        with pytest.raises(BundleError, match=r"stood there is now .*\.old"):
+            make(folder, force=True)
+        (old,) = folder.parent.glob("*.old")
+        open_bundle(old)
+        assert (folder / "theirs").read_text() == "precious"
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_leaves_nothing(self, tmp_path: Path, number: signal.Signals) -> None:
         code = (
             "import sys, time; from atom_edge.bundle import write_bundle\n"
             "with write_bundle(sys.argv[1]) as staging:\n"
@@ -301,7 +343,7 @@ class TestWriting:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=30) != 0
         process.stdout.close()
         assert list(tmp_path.iterdir()) == []
