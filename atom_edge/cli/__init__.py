@@ -7,6 +7,8 @@ fast and runs without the extras of the commands that are not used.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Annotated
 
@@ -24,6 +26,7 @@ from atom_edge.cli.pretrain import pretrain
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.cli.validate import validate_command
 from atom_edge.errors import AtomEdgeError
+from atom_edge.printing import printable
 
 app = typer.Typer(
     name="atom-edge",
@@ -65,11 +68,34 @@ app.command("validate")(validate_command)
 
 
 def main() -> None:
-    """Run the command line: exits 0, 1 on an error, 2 on wrong usage, 130 on Ctrl+C."""
+    """Run the command line: exits 0, 1 on an error, 2 on wrong usage, 130 on Ctrl+C.
+
+    With `ATOM_EDGE_TRACEBACK=1` in the environment an error shows where it was raised.
+    """
     try:
         app()
-    except AtomEdgeError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("ATOM_EDGE_TRACEBACK") == "1":
+            raise
+        _report(error)
+        sys.exit(1)
+
+
+def _report(error: Exception) -> None:
+    """Say on stderr what went wrong, in one line where it is not one of our errors."""
+    if isinstance(error, AtomEdgeError):
+        message = printable(str(error), keep="\n")
+    elif isinstance(error, OSError):
+        message = printable(str(error))
+    else:
+        hint = "ATOM_EDGE_TRACEBACK=1 shows where; please report it"
+        message = printable(f"unexpected {type(error).__name__}: {error} ({hint})")
+    with contextlib.suppress(OSError, AttributeError):  # stderr may be closed
+        typer.echo(f"error: {message}", err=True)
+    # What is still buffered for a stdout that cannot take it would fail once more at exit.
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = None  # as Python does where there is none

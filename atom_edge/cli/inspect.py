@@ -66,13 +66,13 @@ def _manifest_table(bundle: Bundle) -> Any:
     import msgspec
     from rich.table import Table
 
-    table = Table(title=f"{bundle.path}: verified", title_justify="left", show_header=False)
+    table = Table(title=_text(f"{bundle.path}: verified"), title_justify="left", show_header=False)
     for key in ("format_version", "target", "quantization", "scheme", "opset", "context_length"):
-        table.add_row(key, str(getattr(bundle.manifest, key)))
+        table.add_row(key, _text(getattr(bundle.manifest, key)))
     for title in ("source", "created_by"):
         table.add_section()
         for key, value in msgspec.to_builtins(getattr(bundle.manifest, title)).items():
-            table.add_row(f"{title}: {key}", _plain(value))
+            table.add_row(_text(f"{title}: {key}"), _text(_plain(value)))
     return table
 
 
@@ -82,7 +82,7 @@ def _file_table(bundle: Bundle) -> Any:
     table = Table("file", "bytes", "sha256", title="files", title_justify="left")
     table.columns[1].justify = "right"
     for name, entry in bundle.manifest.files.items():
-        table.add_row(name, f"{entry.bytes:,}", entry.sha256[:16])
+        table.add_row(_text(name), f"{entry.bytes:,}", entry.sha256[:16])
     return table
 
 
@@ -92,17 +92,17 @@ def _print_graph(console: Console, role: str, graph: GraphSummary) -> None:
     stored = sum(tensor.bytes for tensor in graph.tensors)
     opsets = ", ".join(f"{domain} {version}" for domain, version in graph.opsets.items())
     title = f"graph '{role}': {graph.nodes} nodes, {stored:,} bytes of tensors, opsets {opsets}"
-    table = Table("", "name", "value", title=title, title_justify="left")
+    table = Table("", "name", "value", title=_text(title), title_justify="left")
     for label, values in (("input", graph.inputs), ("output", graph.outputs)):
         for value in values:
-            table.add_row(label, value.name, f"{value.dtype} {list(value.shape)}")
+            table.add_row(label, _text(value.name), _text(f"{value.dtype} {list(value.shape)}"))
         table.add_section()
     for operator, count in graph.operators.items():
-        table.add_row("operator", operator, str(count))
+        table.add_row("operator", _text(operator), str(count))
     table.add_section()
     for tensor in graph.tensors[:_LARGEST]:
         shape = f"{tensor.dtype} {list(tensor.shape)}, {tensor.bytes:,} bytes"
-        table.add_row("tensor", tensor.name, shape)
+        table.add_row("tensor", _text(tensor.name), _text(shape))
     if rest := graph.tensors[_LARGEST:]:
         size = sum(tensor.bytes for tensor in rest)
         table.add_row("tensor", f"{len(rest)} smaller ones", f"{size:,} bytes")
@@ -119,6 +119,15 @@ def _validation_table(bundle: Bundle) -> Any:
     for row in validation_rows(bundle.manifest.validation):
         table.add_row(*row)
     return table
+
+
+def _text(value: object) -> Any:
+    """What a bundle says, as rich text without markup or control characters."""
+    from rich.text import Text
+
+    from atom_edge.printing import printable
+
+    return Text(printable(str(value), keep="\n"))
 
 
 def _plain(value: Any) -> str:
