@@ -29,6 +29,8 @@ from atom_edge.errors import BuildError
 
 HERE = Path(__file__).resolve().parent
 SOURCES, HEADERS, OBJECTS = HERE / "src", HERE / "include", HERE / "objects"
+# The names that the library shows; templates of the C++ library would be seen without it.
+EXPORTS = SOURCES / "exports.map"
 
 # A float is rounded where the source says, whatever the instruction set.
 COMPILE_FLAGS = (
@@ -88,7 +90,7 @@ class Compiler:
             return ("-shared", "-static")
         return (
             *("-shared", "-static-libstdc++", "-static-libgcc", "-pthread"),
-            *("-Wl,--no-undefined", "-Wl,--exclude-libs,ALL", "-ldl"),
+            *("-Wl,--no-undefined", f"-Wl,--version-script={EXPORTS}", "-ldl"),
         )
 
     def accepts(self, flags: Sequence[str]) -> bool:

@@ -1,0 +1,206 @@
+#include "text/split.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "text/unicode.h"
+
+namespace atom_edge {
+
+namespace {
+
+using unicode::Kind;
+
+constexpr std::string_view LLAMA3 =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+constexpr std::string_view QWEN2 =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+struct Letter {
+    char32_t code;
+    Kind kind;
+    size_t begin; // of its bytes
+};
+
+// A text as characters, and matches of the known patterns from one of them on.
+class Scanner {
+  public:
+    explicit Scanner(std::string_view text) : text_(text) {
+        for (size_t at = 0; at < text.size();) {
+            const unicode::Character next = unicode::first(text.substr(at));
+            letters_.push_back({next.code, unicode::kind_of(next.code), at});
+            at += next.size;
+        }
+    }
+
+    Words cut(Split::Rule rule) const {
+        Words words;
+        for (size_t at = 0; at < letters_.size();) {
+            const size_t end = rule == Split::Rule::gpt2         ? gpt2(at)
+                               : rule == Split::Rule::each_digit ? digit(at)
+                                                                 : llama3(at, rule);
+            words.emplace_back(text_.substr(byte(at), byte(end) - byte(at)));
+            at = end;
+        }
+        return words;
+    }
+
+  private:
+    bool is(size_t at, Kind kind) const { return at < letters_.size() && letters_[at].kind == kind; }
+    char32_t code(size_t at) const { return at < letters_.size() ? letters_[at].code : 0; }
+    size_t byte(size_t at) const { return at < letters_.size() ? letters_[at].begin : text_.size(); }
+    bool is_newline(size_t at) const { return code(at) == '\n' || code(at) == '\r'; }
+
+    size_t run(size_t at, Kind kind, size_t most = SIZE_MAX) const {
+        size_t end = at;
+        while (is(end, kind) && end - at < most)
+            ++end;
+        return end;
+    }
+
+    size_t digit(size_t at) const {
+        if (is(at, Kind::number))
+            return at + 1;
+        while (at < letters_.size() && !is(at, Kind::number))
+            ++at;
+        return at;
+    }
+
+    // 's, 't, 're, 've, 'm, 'll, 'd; `at` itself where there is none.
+    size_t contraction(size_t at, bool any_case) const {
+        if (code(at) != '\'')
+            return at;
+        const auto letter = [&](size_t index) -> char32_t {
+            const char32_t c = code(index);
+            if (!any_case)
+                return c;
+            return c == 0x17F ? 's' : c >= 'A' && c <= 'Z' ? c + 32 : c; // 0x17F: the long s
+        };
+        const char32_t first = letter(at + 1), second = letter(at + 2);
+        if (first == 's' || first == 't' || first == 'm' || first == 'd')
+            return at + 2;
+        const bool two = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
+                         (first == 'l' && second == 'l');
+        return two ? at + 3 : at;
+    }
+
+    // \s+(?!\S)|\s+
+    size_t spaces(size_t at) const {
+        const size_t end = run(at, Kind::space);
+        return end == letters_.size() || end == at + 1 ? end : end - 1;
+    }
+
+    size_t gpt2(size_t at) const {
+        if (const size_t end = contraction(at, false); end != at)
+            return end;
+        const size_t start = at + (code(at) == ' ');
+        if (start < letters_.size() && !is(start, Kind::space))
+            return run(start, letters_[start].kind);
+        return spaces(at);
+    }
+
+    size_t llama3(size_t at, Split::Rule rule) const {
+        if (const size_t end = contraction(at, true); end != at)
+            return end;
+        if (is(at, Kind::letter))
+            return run(at, Kind::letter);
+        if (!is_newline(at) && !is(at, Kind::number) && is(at + 1, Kind::letter))
+            return run(at + 1, Kind::letter);
+        if (is(at, Kind::number))
+            return run(at, Kind::number, rule == Split::Rule::qwen2 ? 1 : 3);
+        const size_t start = at + (code(at) == ' ');
+        if (is(start, Kind::other)) {
+            size_t end = run(start, Kind::other);
+            while (is_newline(end))
+                ++end;
+            return end;
+        }
+        for (size_t end = run(at, Kind::space); end > at; --end)
+            if (is_newline(end - 1))
+                return end;
+        return spaces(at);
+    }
+
+    std::string_view text_;
+    std::vector<Letter> letters_;
+};
+
+bool is_true(const json::Value &settings, std::string_view key, bool standard) {
+    const json::Value *value = settings.given(key);
+    return value ? value->boolean() : standard;
+}
+
+[[noreturn]] void refuse(const std::string &what) {
+    throw Error(ATOM_EDGE_BUNDLE, "The C++ tokenizer does not know the pre-tokenizer " + what);
+}
+
+void read(const json::Value &settings, std::vector<Split> &steps) {
+    const std::string type(settings.at("type").string());
+    if (type == "Sequence") {
+        for (const json::Value &step : settings.at("pretokenizers").items())
+            read(step, steps);
+    } else if (type == "ByteLevel") {
+        const bool prefix = is_true(settings, "add_prefix_space", true);
+        const bool cut = is_true(settings, "use_regex", true);
+        if (cut)
+            steps.push_back({Split::Rule::gpt2, prefix});
+        steps.push_back({Split::Rule::bytes, prefix && !cut});
+    } else if (type == "Digits" && is_true(settings, "individual_digits", false)) {
+        steps.push_back({Split::Rule::each_digit});
+    } else if (type == "Split") {
+        const json::Value *pattern = settings.at("pattern").find("Regex");
+        const std::string_view text = pattern ? pattern->string() : std::string_view();
+        const bool known = text == LLAMA3 || text == QWEN2;
+        if (!known || settings.at("behavior").string() != "Isolated" ||
+            is_true(settings, "invert", false))
+            refuse("Split with the pattern " + std::string(text));
+        steps.push_back({text == LLAMA3 ? Split::Rule::llama3 : Split::Rule::qwen2});
+    } else {
+        refuse(type);
+    }
+}
+
+} // namespace
+
+Words Split::apply(const Words &words) const {
+    Words out;
+    for (const std::string &word : words) {
+        const std::string whole = prefix_space && word[0] != ' ' ? " " + word : word;
+        if (rule == Rule::bytes) {
+            out.push_back(byte_alphabet(whole));
+        } else {
+            Words parts = Scanner(whole).cut(rule);
+            std::move(parts.begin(), parts.end(), std::back_inserter(out));
+        }
+    }
+    return out;
+}
+
+std::vector<Split> read_splits(const json::Value &settings) {
+    std::vector<Split> steps;
+    read(settings, steps);
+    // Vocabularies of other kinds than byte-level ones are not known yet.
+    if (steps.empty() || steps.back().rule != Split::Rule::bytes)
+        refuse("without ByteLevel at its end");
+    return steps;
+}
+
+std::string byte_alphabet(std::string_view word) {
+    std::string out;
+    for (const char c : word) {
+        const auto byte = uint8_t(c);
+        char32_t shown = byte;
+        if (byte <= 0x20)
+            shown = 0x100 + byte;
+        else if (byte >= 0x7F && byte <= 0xA0)
+            shown = 0x121 + (byte - 0x7F);
+        else if (byte == 0xAD)
+            shown = 0x143;
+        unicode::append(out, shown);
+    }
+    return out;
+}
+
+} // namespace atom_edge

@@ -1,0 +1,214 @@
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <queue>
+#include <tuple>
+
+#include "error.h"
+#include "text/unicode.h"
+
+namespace atom_edge {
+
+namespace {
+
+uint64_t pair_of(uint32_t first, uint32_t second) { return uint64_t(first) << 32 | second; }
+
+[[noreturn]] void refuse(const std::string &what) {
+    throw Error(ATOM_EDGE_BUNDLE, "The C++ tokenizer does not know " + what);
+}
+
+bool is_set(const json::Value &settings, std::string_view key) {
+    const json::Value *value = settings.given(key);
+    return value && value->boolean();
+}
+
+uint32_t id_of(const json::Value &value) {
+    const int64_t id = value.integer();
+    if (id < 0 || id > INT32_MAX)
+        throw Error(ATOM_EDGE_BUNDLE, "the token id " + std::to_string(id) + " is out of range");
+    return uint32_t(id);
+}
+
+} // namespace
+
+Tokenizer::Tokenizer(const json::Value &settings) {
+    if (const json::Value *normalizer = settings.given("normalizer")) {
+        const std::string type(normalizer->at("type").string());
+        if (type != "NFC")
+            refuse("the normalizer " + type);
+        nfc_ = true;
+    }
+    const json::Value *splits = settings.given("pre_tokenizer");
+    if (!splits)
+        refuse("a tokenizer without a pre-tokenizer");
+    splits_ = read_splits(*splits);
+    read_model(settings.at("model"));
+    if (const json::Value *tokens = settings.given("added_tokens"))
+        read_added(*tokens);
+}
+
+void Tokenizer::read_model(const json::Value &model) {
+    const json::Value *type = model.given("type");
+    if (type && type->string() != "BPE")
+        refuse("the model " + std::string(type->string()));
+    for (const char *key : {"unk_token", "continuing_subword_prefix", "end_of_word_suffix"})
+        if (const json::Value *value = model.given(key); value && !value->string().empty())
+            refuse(std::string("a model with ") + key);
+    if (is_set(model, "byte_fallback"))
+        refuse("a model with byte_fallback");
+    if (const json::Value *dropout = model.given("dropout"); dropout && dropout->number() != 0)
+        refuse("a model with dropout");
+    ignore_merges_ = is_set(model, "ignore_merges");
+    for (const json::Member &entry : model.at("vocab").members())
+        vocabulary_[std::string(entry.key)] = id_of(entry.value);
+    const auto find = [&](const std::string &token) {
+        const auto found = vocabulary_.find(token);
+        if (found == vocabulary_.end())
+            throw Error(ATOM_EDGE_BUNDLE, "a merge names " + token + ", which is no token");
+        return found->second;
+    };
+    uint32_t rank = 0;
+    for (const json::Value &merge : model.at("merges").items()) {
+        std::string first, second;
+        if (merge.is(json::Value::Type::string)) {
+            const std::string_view line = merge.string();
+            if (line.substr(0, 8) == "#version")
+                continue;
+            const size_t space = line.find(' ');
+            if (space == line.npos || line.find(' ', space + 1) != line.npos)
+                throw Error(ATOM_EDGE_BUNDLE, "a merge is not two tokens");
+            first = line.substr(0, space);
+            second = line.substr(space + 1);
+        } else {
+            if (merge.items().size() != 2)
+                throw Error(ATOM_EDGE_BUNDLE, "a merge is not two tokens");
+            first = merge.items()[0].string();
+            second = merge.items()[1].string();
+        }
+        merges_[pair_of(find(first), find(second))] = {rank++, find(first + second)};
+    }
+}
+
+void Tokenizer::read_added(const json::Value &tokens) {
+    for (const json::Value &token : tokens.items()) {
+        std::string content(token.at("content").string());
+        for (const char *key : {"single_word", "lstrip", "rstrip"})
+            if (is_set(token, key))
+                refuse("the option " + std::string(key) + " of the token " + content);
+        const uint32_t id = id_of(token.at("id"));
+        if (content.empty())
+            continue;
+        const auto known = vocabulary_.find(content);
+        if (known != vocabulary_.end() && known->second != id)
+            throw Error(ATOM_EDGE_BUNDLE, "the token " + content + " has two ids");
+        const bool after = is_set(token, "normalized");
+        if (after && nfc_)
+            content = unicode::nfc(content);
+        (after ? normalized_ : raw_).push_back({content, id});
+    }
+    for (auto *added : {&raw_, &normalized_})
+        std::stable_sort(added->begin(), added->end(), [](const Added &a, const Added &b) {
+            return a.content.size() > b.content.size();
+        });
+}
+
+std::vector<uint32_t> Tokenizer::encode(std::string_view text) const {
+    if (!unicode::is_valid(text))
+        throw Error(ATOM_EDGE_ARGUMENT, "The text is not valid UTF-8");
+    Ids ids;
+    split_at(raw_, text, ids, &Tokenizer::normalize);
+    return ids;
+}
+
+// Gives the ids of added tokens, the longest at each place, and leaves what is between to `rest`.
+void Tokenizer::split_at(const std::vector<Added> &added, std::string_view text, Ids &ids,
+                         void (Tokenizer::*rest)(std::string_view, Ids &) const) const {
+    size_t begin = 0;
+    for (size_t at = 0; at < text.size();) {
+        const auto found = std::find_if(added.begin(), added.end(), [&](const Added &token) {
+            return text.compare(at, token.content.size(), token.content) == 0;
+        });
+        if (found == added.end()) {
+            ++at;
+            continue;
+        }
+        if (at > begin)
+            (this->*rest)(text.substr(begin, at - begin), ids);
+        ids.push_back(found->id);
+        begin = at += found->content.size();
+    }
+    if (begin < text.size())
+        (this->*rest)(text.substr(begin), ids);
+}
+
+void Tokenizer::normalize(std::string_view text, Ids &ids) const {
+    split_at(normalized_, nfc_ ? unicode::nfc(text) : std::string(text), ids,
+             &Tokenizer::encode_plain);
+}
+
+void Tokenizer::encode_plain(std::string_view text, Ids &ids) const {
+    Words words{std::string(text)};
+    for (const Split &split : splits_)
+        words = split.apply(words);
+    for (const std::string &word : words)
+        encode_word(word, ids);
+}
+
+void Tokenizer::encode_word(const std::string &word, Ids &ids) const {
+    if (ignore_merges_)
+        if (const auto whole = vocabulary_.find(word); whole != vocabulary_.end()) {
+            ids.push_back(whole->second);
+            return;
+        }
+    struct Symbol {
+        uint32_t id;
+        int before, after;
+        bool gone;
+    };
+    std::vector<Symbol> symbols;
+    for (std::string_view rest = word; !rest.empty();) {
+        const size_t size = unicode::first(rest).size;
+        const auto found = vocabulary_.find(std::string(rest.substr(0, size)));
+        if (found != vocabulary_.end()) { // one that the vocabulary lacks is left out
+            const int at = int(symbols.size());
+            symbols.push_back({found->second, at - 1, at + 1, false});
+        }
+        rest.remove_prefix(size);
+    }
+    if (symbols.empty())
+        return;
+    symbols.back().after = -1;
+    using Candidate = std::tuple<uint32_t, int, uint32_t>; // rank, place, merged id
+    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
+    const auto propose = [&](int at) {
+        if (at < 0 || symbols[size_t(at)].after < 0)
+            return;
+        const Symbol &first = symbols[size_t(at)], &second = symbols[size_t(first.after)];
+        if (const auto merge = merges_.find(pair_of(first.id, second.id)); merge != merges_.end())
+            queue.emplace(merge->second.rank, at, merge->second.id);
+    };
+    for (size_t at = 0; at < symbols.size(); ++at)
+        propose(int(at));
+    while (!queue.empty()) {
+        const auto [rank, at, id] = queue.top();
+        queue.pop();
+        Symbol &first = symbols[size_t(at)];
+        if (first.gone || first.after < 0)
+            continue;
+        Symbol &second = symbols[size_t(first.after)];
+        const auto merge = merges_.find(pair_of(first.id, second.id));
+        if (merge == merges_.end() || merge->second.id != id)
+            continue; // one of the two has been merged since
+        first.id = id;
+        first.after = second.after;
+        second.gone = true;
+        if (first.after >= 0)
+            symbols[size_t(first.after)].before = at;
+        propose(first.before);
+        propose(at);
+    }
+    for (int at = 0; at >= 0; at = symbols[size_t(at)].after)
+        ids.push_back(symbols[size_t(at)].id);
+}
+
+} // namespace atom_edge

@@ -1,0 +1,48 @@
+// Text to token ids, as a tokenizer.json says.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "text/json.h"
+#include "text/split.h"
+
+namespace atom_edge {
+
+class Tokenizer {
+  public:
+    explicit Tokenizer(const json::Value &settings);
+
+    // Ids of a text, nothing added at either end; an `Error` for one that is not UTF-8.
+    std::vector<uint32_t> encode(std::string_view text) const;
+
+  private:
+    using Ids = std::vector<uint32_t>;
+
+    struct Merge {
+        uint32_t rank, id;
+    };
+    // A token that is found in the text itself.
+    struct Added {
+        std::string content;
+        uint32_t id;
+    };
+
+    void read_model(const json::Value &model);
+    void read_added(const json::Value &tokens);
+    void encode_plain(std::string_view text, Ids &ids) const;
+    void encode_word(const std::string &word, Ids &ids) const;
+    void split_at(const std::vector<Added> &added, std::string_view text, Ids &ids,
+                  void (Tokenizer::*rest)(std::string_view, Ids &) const) const;
+    void normalize(std::string_view text, Ids &ids) const;
+
+    bool nfc_ = false, ignore_merges_ = false;
+    std::unordered_map<std::string, uint32_t> vocabulary_;
+    std::unordered_map<uint64_t, Merge> merges_;
+    std::vector<Added> raw_, normalized_; // sought before and after the normalizer, longest first
+    std::vector<Split> splits_;
+};
+
+} // namespace atom_edge
