@@ -88,6 +88,23 @@ class Bundle:
             )
         return self.path / self.manifest.graphs[role]
 
+    def read_graph(self, role: str = Role.MODEL) -> bytes:
+        """The bytes of the graph of a role, checked as they are read: what a session is made of.
+
+        Raises:
+            BundleError: if the bundle has no such graph.
+            IntegrityError: if the file is not the one that the manifest lists, any more.
+        """
+        path = self.graph(role)
+        expected = self.manifest.files[self.manifest.graphs[role]]
+        data = read_file(path, expected.bytes, IntegrityError)
+        if hashlib.sha256(data).hexdigest() != expected.sha256:
+            raise IntegrityError(
+                f"{path} is not the file that its manifest lists, or was replaced after the bundle "
+                "was opened. Open the bundle again."
+            )
+        return data
+
 
 def open_bundle(path: str | Path) -> Bundle:
     """Verify a bundle and read its JSON files.

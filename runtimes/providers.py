@@ -42,11 +42,11 @@ _MOST_THREADS = 4
 _SMALL = 16 * 2**20
 
 
-def open_graph(graph: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load an ONNX file of a verified bundle on the CPU.
+def open_graph(graph: Path | bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Load a graph of a verified bundle on the CPU.
 
     Args:
-        graph: the file.
+        graph: the ONNX file, or what `Bundle.read_graph` read of it.
         threads: threads that one run uses. None for `default_threads(graph)`; those sleep while
             they have nothing to do, so that whatever else runs keeps its cores. A number is for
             cores that nothing else wants: more than one thread then wait by spinning, for some
@@ -160,16 +160,20 @@ def check_placement(session: onnxruntime.InferenceSession, provider: str) -> Non
         )
 
 
-def default_threads(graph: Path | None = None) -> int:
+def default_threads(graph: Path | bytes | None = None) -> int:
     """1 for a graph of less than 16 MB; else half of the usable cores, from 1 to 4.
 
     Usable are the cores that affinity and a container's CPU quota leave to this process. Half of
     them, because two logical cores are often one physical one, and because a thread that has to
     wait for a busy core stops all others.
     """
-    if graph is not None and graph.stat().st_size < _SMALL:
+    if graph is not None and _size(graph) < _SMALL:
         return 1
     return max(1, min(usable_cores() // 2, _MOST_THREADS))
+
+
+def _size(graph: Path | bytes) -> int:
+    return len(graph) if isinstance(graph, bytes) else graph.stat().st_size
 
 
 def usable_cores() -> int:
@@ -199,14 +203,17 @@ def _cgroup_quota(root: Path) -> float | None:
 
 
 def _load(
-    graph: Path, options: onnxruntime.SessionOptions, providers: Sequence[Any]
+    graph: Path | bytes, options: onnxruntime.SessionOptions, providers: Sequence[Any]
 ) -> onnxruntime.InferenceSession:
     onnxruntime = import_onnxruntime()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        return onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=providers
+        )
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        name = "the graph" if isinstance(graph, bytes) else graph
         raise BundleError(
-            f"onnxruntime {onnxruntime.__version__} cannot run {graph}: {error}"
+            f"onnxruntime {onnxruntime.__version__} cannot run {name}: {error}"
         ) from error

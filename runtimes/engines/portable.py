@@ -124,7 +124,7 @@ class PortableEngine:
     @classmethod
     def open(cls, bundle: Bundle, threads: int | None = None) -> PortableEngine:
         """The portable graph of a bundle; `threads` as in `open_graph`."""
-        graph = PortableGraph(open_graph(bundle.graph(), threads=threads))
+        graph = PortableGraph(open_graph(bundle.read_graph(), threads=threads))
         return cls(graph, bundle.context_length)
 
     def new_cache(self, batch_size: int = 1) -> PortableCache:

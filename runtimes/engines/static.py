@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError
+from atom_edge.manifest import Role
 from atom_edge.runtimes.cpu import has_fast_blocks
 from atom_edge.runtimes.denormals import flushed_denormals
 from atom_edge.runtimes.engines.interface import (
@@ -49,6 +50,10 @@ _SMALL = 8 * 2**20
 
 Open = Callable[[], "onnxruntime.InferenceSession"]
 Buffers = NDArray[np.float32]
+
+
+def _open(bundle: Bundle, role: Role, threads: int | None) -> onnxruntime.InferenceSession:
+    return open_graph(bundle.read_graph(role), threads=threads)
 
 
 class StaticEngine:
@@ -94,11 +99,11 @@ class StaticEngine:
         """
         if bundle.graph("prefill").stat().st_size < _SMALL:
             threads = 1
-        prefill = partial(open_graph, bundle.graph("prefill"), threads=threads)
+        prefill = partial(_open, bundle, Role.PREFILL, threads)
         decode = None
         # Where products of blocks are slow, the graph for many tokens is faster for one.
         if "decode" in bundle.roles and has_fast_blocks():
-            decode = partial(open_graph, bundle.graph("decode"), threads=threads)
+            decode = partial(_open, bundle, Role.DECODE, threads)
         batches = bundle.manifest.quantization == "none"
         return cls(prefill, decode, bundle.context_length, batches=batches)
 

@@ -210,6 +210,14 @@ def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
         open_bundle(tmp_path / "nothing")
 
 
+def test_a_graph_replaced_after_opening_is_refused(folder: Path) -> None:
+    bundle, before = open_bundle(folder), (folder / "onnx" / "model.onnx").read_bytes()
+    assert bundle.read_graph() == before
+    (folder / "onnx" / "model.onnx").write_bytes(before[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="was replaced after the bundle was opened"):
+        bundle.read_graph()
+
+
 def test_a_role_of_a_later_release_is_passed_over(folder: Path) -> None:
     change_manifest(folder, lambda m: m["graphs"].update(later="onnx/model.onnx"))
     assert open_bundle(folder).roles == (Role.MODEL,)
