@@ -46,7 +46,7 @@ def generate(
     prompt_seconds = perf_counter() - started
     first, count = 0.0, 0
     finish: FinishReason | None = None
-    while finish is None:
+    while True:
         token = choose(logits)
         logprob = None if options.logprobs is None else rate(logits, token, options.logprobs)
         now = perf_counter()
@@ -72,13 +72,14 @@ def generate(
             finish,
             prompt.truncated_tokens,
         )
+        if finish is not None:
+            return
         if decoder.turn != turn:
             raise GenerationError(
                 "Another reply has begun on this decoder. Give each reply that runs at the same "
                 "time a decoder of its own: session.new_decoder()."
             )
-        if finish is None:
-            logits = decoder.feed((token,))
+        logits = decoder.feed((token,))
 
 
 def chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:

@@ -228,6 +228,9 @@ def test_two_replies_on_one_decoder_do_not_mix(session: AtomSession) -> None:
     decoder = session.new_decoder()
     first = session.stream("The water", decoder=decoder, temperature=0)
     next(first)
-    assert list(session.stream("A stone", decoder=decoder, temperature=0))
+    second = session.stream("A stone", decoder=decoder, temperature=0, max_new_tokens=1)
+    next(second)
     with pytest.raises(GenerationError, match="Another reply has begun on this decoder"):
-        list(first)
+        next(first)
+    next(session.stream("A river", decoder=decoder, temperature=0))
+    assert not list(second), "a reply that has ended needs the decoder no more"
