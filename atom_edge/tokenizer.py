@@ -106,6 +106,16 @@ class Tokenizer:
         token: str | None = self._inner.id_to_token(token_id)
         return token
 
+    def token_text(self, token_id: int) -> str:
+        """What a token looks like: its text in the middle of a reply, U+FFFD for part of one.
+
+        A special token is written as in the vocabulary; an id outside it is the empty text.
+        """
+        if token_id in self._special_ids:
+            return self.id_to_token(token_id) or ""
+        text: str = self._inner.decode([token_id])
+        return text
+
     def detokenizer(self) -> Detokenizer:
         """Start a new text."""
         if self._byte_table is not None:

@@ -61,7 +61,7 @@ class Conversation:
 
         An empty message lets a base model write on where its last reply ended.
         """
-        free = GenerationOptions(**self.options).max_new_tokens
+        free = GenerationOptions.of(self.options).max_new_tokens
         if message or self.is_chat or not self.messages:
             self.messages.append({"role": "user", "content": message})
         prompt = self._prompt(free)

@@ -84,9 +84,7 @@ def generate(
 
 def chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:
     """The function from logits `[vocab]` to a token that the options ask for."""
-    sample = make_sampler(
-        options.temperature, options.top_k, options.top_p, options.min_p, options.seed
-    )
+    sample = make_sampler(options)
     if options.repetition_penalty == 1:
         return sample
     return _without_repetition(sample, prompt.token_ids, options.repetition_penalty)

@@ -7,8 +7,12 @@ prompt longer than the context the end is kept, with room for a reply of at leas
 
 from __future__ import annotations
 
+import numbers
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import GenerationError
@@ -47,14 +51,14 @@ class PromptEncoder:
         """Encode text, or take token ids as they are; cut what is too long at its start.
 
         Raises:
-            GenerationError: if a token id does not exist, or if the prompt is empty and the
-                bundle names no token that begins a document.
+            GenerationError: if it is neither text nor token ids, if a token id does not exist, or
+                if it is empty and the bundle names no token that begins a document.
             TokenizerError: if the text is not valid Unicode.
         """
         if isinstance(prompt, str):
             ids = self._prefix + self._tokenizer.encode(prompt)
         else:
-            ids = [int(token_id) for token_id in prompt]
+            ids = _integers(prompt)
         ids = ids or self._empty()
         if wrong := [token_id for token_id in ids if not 0 <= token_id < self._vocab_size]:
             raise GenerationError(
@@ -70,6 +74,17 @@ class PromptEncoder:
                 "The prompt is empty, and the bundle names no token that begins a document."
             )
         return [self._beginning]
+
+
+def _integers(prompt: object) -> list[int]:
+    if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
+        raise GenerationError(
+            f"The prompt is {reprlib.repr(prompt)}; it must be a text or a sequence of token ids."
+        )
+    for item in prompt:
+        if isinstance(item, bool) or not isinstance(item, numbers.Integral):
+            raise GenerationError(f"The prompt holds {reprlib.repr(item)}; token ids are integers.")
+    return [int(item) for item in prompt]
 
 
 def token_ids(bundle: Bundle, setting: str) -> list[int]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atom_edge.runtimes.engines.interface import Logits
+from atom_edge.runtimes.options import GenerationOptions
 
 Sampler = Callable[[Logits], int]
 Ids = NDArray[np.intp]
@@ -33,37 +34,24 @@ def greedy(logits: Logits) -> int:
     return int(logits.argmax())
 
 
-def make_sampler(
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    seed: int | None = None,
-) -> Sampler:
+def make_sampler(options: GenerationOptions) -> Sampler:
     """Compose a sampler; at temperature 0 it is `greedy`, whatever the filters.
 
     With a seed the same logits give the same tokens on every platform: one uniform number from
-    NumPy's PCG64 decides each token.
-
-    Args:
-        temperature: divides the logits; 0 for greedy.
-        top_k: see `keep_top_k`; 0 for all.
-        top_p: see `keep_top_p`; 1 for all.
-        min_p: see `keep_min_p`; 0 for all.
-        seed: of the generator; None for one that the system chooses.
+    NumPy's PCG64 decides each token. The repetition penalty is not part of it.
     """
-    if temperature == 0:
+    if options.temperature == 0:
         return greedy
     filters: list[Filter] = []
-    if top_k:
-        filters.append(lambda weights: keep_top_k(weights, top_k))
-    if top_p < 1:
-        filters.append(lambda weights: keep_top_p(weights, top_p))
-    if min_p:
-        filters.append(lambda weights: keep_min_p(weights, min_p))
-    uniform = np.random.Generator(np.random.PCG64(seed)).random
+    if options.top_k:
+        filters.append(lambda weights: keep_top_k(weights, options.top_k))
+    if options.top_p < 1:
+        filters.append(lambda weights: keep_top_p(weights, options.top_p))
+    if options.min_p:
+        filters.append(lambda weights: keep_min_p(weights, options.min_p))
+    uniform = np.random.Generator(np.random.PCG64(options.seed)).random
     # A division would turn the logits to float64, which takes four times as long.
-    sharpness = np.float32(1 / temperature)
+    sharpness = np.float32(1 / options.temperature)
 
     def sample(logits: Logits) -> int:
         weights: Weights = logits * sharpness

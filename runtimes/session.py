@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.errors import GenerationError
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes.batch import generate_batch
 from atom_edge.runtimes.decoder import Decoder
@@ -108,7 +110,7 @@ class AtomSession:
                 of the prompt: faster, and equal but for rounding. None for a new one.
             options: see `GenerationOptions`.
         """
-        chosen = GenerationOptions(**options)
+        chosen = GenerationOptions.of(options)
         return generate(
             decoder or self.new_decoder(),
             self._prompt(prompt),
@@ -130,7 +132,11 @@ class AtomSession:
         Returns:
             the replies, in the order of the prompts.
         """
-        chosen = GenerationOptions(**options)
+        chosen = GenerationOptions.of(options)
+        if not isinstance(prompts, Sequence) or isinstance(prompts, str | bytes):
+            raise GenerationError(
+                f"prompts is {reprlib.repr(prompts)}; generate_batch takes a list of prompts."
+            )
         encoded = [self._prompt(prompt) for prompt in prompts]
         if not encoded:
             return []

@@ -8,32 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atom_edge.runtimes.options import GenerationOptions, Options
+from atom_edge.cli.generation import with_generation_options
+from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.providers import Provider
 
 if TYPE_CHECKING:
     from atom_edge.runtimes.chat import Conversation
 
 
+@with_generation_options(without=("logprobs",))
 def chat(
+    options: Options,
     bundle: Annotated[
         Path | None, typer.Argument(help="Bundle to talk to; the reference model when omitted.")
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", help="The most tokens of a reply.")
-    ] = GenerationOptions.max_new_tokens,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 takes the likeliest token each time.")
-    ] = GenerationOptions.temperature,
-    top_p: Annotated[
-        float, typer.Option(help="Sample among the likeliest tokens that hold this share.")
-    ] = GenerationOptions.top_p,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1, tokens that occurred become less likely.")
-    ] = 1.1,
-    seed: Annotated[int | None, typer.Option(help="Gives the same replies each time.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to use; few that give way to other work if omitted.")
+        int | None, typer.Option(help="Worker threads; default: leaves cores free.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="Where to run.")] = "cpu",
 ) -> None:
@@ -44,14 +34,7 @@ def chat(
     from atom_edge.runtimes.chat import Conversation
     from atom_edge.runtimes.session import AtomSession
 
-    options: Options = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
-    GenerationOptions(**options)
+    options = {"repetition_penalty": 1.1, **options}
     session = AtomSession.from_pretrained(bundle, threads, provider)
     if provider == "auto":
         note(placement(session))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from atom_edge.cli.terminal import note
 from atom_edge.errors import AtomEdgeError
 from atom_edge.runtimes.chat import Conversation
-from atom_edge.runtimes.options import GenerationOptions, Options
+from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, kind_of
 
+# What has no meaning in a conversation.
+_SETTABLE = OPTIONS.keys() - {"logprobs"}
 _HELP = """\
 /help             this list
 /reset            forget the conversation
@@ -61,18 +62,26 @@ def _stats(conversation: Conversation, _: str) -> str:
 def _set(conversation: Conversation, rest: str) -> str:
     name, _, text = rest.partition(" ")
     if not name:
-        options = GenerationOptions(**conversation.options)
-        return "\n".join(f"{name:<20}{getattr(options, name)!r}" for name in _PARSERS)
-    if name not in _PARSERS:
+        options = GenerationOptions.of(conversation.options)
+        return "\n".join(
+            f"{name:<20}{_written(getattr(options, name))}" for name in OPTIONS if name in _SETTABLE
+        )
+    if name not in _SETTABLE:
         return f"There is no option {name!r}; /set lists them."
     try:
-        value = _PARSERS[name](text.strip())
+        value = kind_of(OPTIONS[name]).from_text(text.strip())
     except ValueError:
         return f"{name} cannot be {text.strip()!r}."
     changed = cast(Options, {**conversation.options, name: value})
-    GenerationOptions(**changed)
+    GenerationOptions.of(changed)
     conversation.options = changed
-    return f"{name} = {value!r}"
+    return f"{name} = {_written(value)}"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(repr, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _save(conversation: Conversation, rest: str) -> str:
@@ -89,24 +98,3 @@ def _as_markdown(conversation: Conversation) -> str:
     return "\n\n".join(
         f"**{message['role']}**\n\n{message['content']}" for message in conversation.messages
     )
-
-
-def _number_or_none(text: str) -> int | None:
-    return None if text.lower() in ("", "none") else int(text)
-
-
-def _texts(text: str) -> tuple[str, ...]:
-    """One stop text, with \\n and the like written out; none when empty."""
-    return (text.encode("latin-1", "backslashreplace").decode("unicode_escape"),) if text else ()
-
-
-_PARSERS: dict[str, Callable[[str], object]] = {
-    "max_new_tokens": int,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "repetition_penalty": float,
-    "seed": _number_or_none,
-    "stop": _texts,
-}

@@ -10,48 +10,24 @@ from typing import Annotated
 import typer
 
 from atom_edge.cli import text as text_io
-from atom_edge.runtimes.options import GenerationOptions as Default
+from atom_edge.cli.generation import with_generation_options
 from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.providers import Provider
 
 
+@with_generation_options()
 def generate(
+    options: Options,
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; standard input when omitted.")
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle to run; the reference model when omitted.")
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", help="The most tokens of the continuation.")
-    ] = Default.max_new_tokens,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 takes the likeliest token each time.")
-    ] = Default.temperature,
-    top_k: Annotated[
-        int, typer.Option(help="Sample among the K likeliest tokens; 0 for all.")
-    ] = Default.top_k,
-    top_p: Annotated[
-        float, typer.Option(help="Sample among the likeliest tokens that hold this share.")
-    ] = Default.top_p,
-    min_p: Annotated[
-        float, typer.Option(help="Sample among tokens at least this likely, the likeliest being 1.")
-    ] = Default.min_p,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1, tokens that occurred become less likely.")
-    ] = Default.repetition_penalty,
-    seed: Annotated[int | None, typer.Option(help="Gives the same continuation each time.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be given several times.")
-    ] = None,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(help="With --json: log-probabilities, also of the N likeliest tokens."),
-    ] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to use; few that give way to other work if omitted.")
+        int | None, typer.Option(help="Worker threads; default: leaves cores free.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="cpu, cuda or auto.")] = "cpu",
 ) -> None:
@@ -59,17 +35,6 @@ def generate(
     from atom_edge.runtimes.session import AtomSession
 
     text = text_io.read_stdin() if prompt is None else prompt
-    options: Options = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": stop or (),
-        "logprobs": logprobs,
-    }
     session = AtomSession.from_pretrained(bundle, threads, provider)
     if provider == "auto":
         typer.echo(text_io.placement(session), err=True)
@@ -77,10 +42,16 @@ def generate(
     if as_json:
         reply = session.generate(text, **options)
         fields = {"prompt": text, **dataclasses.asdict(reply), "text": before + reply.text}
+        if reply.logprobs is not None:
+            fields["logprobs"] = [text_io.with_text(entry, session) for entry in reply.logprobs]
         typer.echo(json.dumps(fields))
         return
     text_io.write(before)
+    likelihoods = []
     for piece in session.stream(text, **options):
         text_io.write(piece.text)
+        likelihoods += [piece.logprob] if piece.logprob else []
     text_io.write("\n")
+    for likelihood in likelihoods:
+        typer.echo(text_io.likelihood(likelihood, session), err=True)
     typer.echo(text_io.summary(piece), err=True)

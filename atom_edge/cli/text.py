@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from atom_edge.runtimes.reply import Generation, Piece
+    from atom_edge.runtimes.reply import Generation, Piece, TokenLogprob
     from atom_edge.runtimes.session import AtomSession
 
 
@@ -41,6 +41,27 @@ def summary(reply: Generation | Piece) -> str:
         f"reply {reply.generation_tokens} tokens at {reply.generation_tps:,.0f}/s; "
         f"ended by {reply.finish_reason}"
     )
+
+
+def with_text(entry: TokenLogprob, session: AtomSession) -> dict[str, object]:
+    """The log-probability of a token and of the likeliest ones, each with its text, for JSON."""
+
+    def described(token_id: int, logprob: float) -> dict[str, object]:
+        text = session.tokenizer.token_text(token_id)
+        return {"token_id": token_id, "token": text, "logprob": logprob}
+
+    top = [described(token_id, logprob) for token_id, logprob in entry.top]
+    return {**described(entry.token_id, entry.logprob), "top": top}
+
+
+def likelihood(entry: TokenLogprob, session: AtomSession) -> str:
+    """One line: a token, its log-probability, and the likeliest ones."""
+
+    def described(token_id: int, logprob: float) -> str:
+        return f"{session.tokenizer.token_text(token_id)!r} {logprob:.3f}"
+
+    top = "  ".join(described(token_id, logprob) for token_id, logprob in entry.top)
+    return f"{described(entry.token_id, entry.logprob):<24}  {top}".rstrip()
 
 
 def placement(session: AtomSession) -> str:

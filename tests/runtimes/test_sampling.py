@@ -20,17 +20,27 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from atom_edge.runtimes import sampling
+from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.sampling import (
+    Sampler,
     draw,
     greedy,
     keep_min_p,
     keep_top_k,
     keep_top_p,
     log_probabilities,
-    make_sampler,
     penalize_repetition,
     to_weights,
 )
+
+
+def make_sampler(**options: float) -> Sampler:
+    """A sampler that filters nothing but what the options say."""
+    return sampling.make_sampler(
+        GenerationOptions.of({"temperature": 1.0, "top_p": 1.0, **options})
+    )
+
 
 scores = st.lists(st.floats(-30, 30), min_size=1, max_size=50).map(np.array)
 # On a coarse grid there are many ties.
@@ -84,7 +94,7 @@ def chi_square(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> floa
 def test_tokens_come_as_often_as_they_should(
     options: dict[str, float], expected: list[float]
 ) -> None:
-    sample = make_sampler(seed=1, **options)  # type: ignore[arg-type]
+    sample = make_sampler(seed=1, **options)
     # Two unlikely tokens at the ends, so that ids and ranks differ.
     logits = np.concatenate([[-90], logits_of(0.05, 0.4, 0.1, 0.3, 0.15), [-90]]).astype(np.float32)
     order = [2, 4, 5, 3, 1]

@@ -80,7 +80,7 @@ def test_commands(terminal: pexpect.spawn, tmp_path: Path) -> None:
     assert "max_new_tokens = 3" in say(terminal, "/set max_new_tokens 3")
     assert "top_p is 2.0; it must be" in say(terminal, "/set top_p 2")
     assert "seed cannot be 'x'." in say(terminal, "/set seed x")
-    assert "stop = ('\\n\\n',)" in say(terminal, r"/set stop \n\n")
+    assert "stop = '\\n\\n'" in say(terminal, r"/set stop \n\n")
     assert "There is no option 'colour'" in say(terminal, "/set colour 1")
     say(terminal, "again")
     assert re.search(r"reply +3 tokens", say(terminal, "/stats"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,15 +58,32 @@ def test_json_is_one_object_with_everything(small_bundle: Path, session: AtomSes
     assert fields["prompt_tps"] > 0
     assert fields["generation_tps"] > 0
     assert reply.logprobs is not None
-    assert fields["logprobs"] == [
-        {
-            "token_id": entry.token_id,
-            "logprob": entry.logprob,
-            "top": [list(pair) for pair in entry.top],
-        }
-        for entry in reply.logprobs
-    ]
+    assert len(fields["logprobs"]) == 6
+    for shown, entry in zip(fields["logprobs"], reply.logprobs, strict=True):
+        assert (shown["token_id"], shown["logprob"]) == (entry.token_id, entry.logprob)
+        assert shown["token"] == session.tokenizer.decode([entry.token_id])
+        assert [(top["token_id"], top["logprob"]) for top in shown["top"]] == list(entry.top)
+        assert all(top["token"] for top in shown["top"])
     assert result.stderr == b""
+
+
+def test_log_probabilities_are_shown_without_json(small_bundle: Path) -> None:
+    result = run("generate", "The", "--bundle", small_bundle, "-n", 3, "-t", 0, "--logprobs", 2)
+    *lines, _ = result.stderr.decode().splitlines()
+    assert len(lines) == 3
+    assert all(len(re.findall(r"-\d+\.\d{3}", line)) == 3 for line in lines)
+
+
+def test_a_stop_text_may_name_a_new_line(small_bundle: Path, session: AtomSession) -> None:
+    written = run("generate", "x", "--bundle", small_bundle, "--stop", r"a\x", "-n", 3)
+    assert written.returncode == 1
+    assert b"has a backslash that names no character" in written.stderr
+    whole = session.generate("x", max_new_tokens=60, temperature=0).text
+    named = whole[20].encode("unicode_escape").decode()
+    stop = f"\\u{ord(whole[20]):04x}" if named == whole[20] else named
+    options = ("--bundle", small_bundle, "-n", 60, "--temperature", "0", "--json")
+    result = run("generate", "x", *options, "--stop", stop)
+    assert json.loads(result.stdout)["text"] == whole[: whole.index(whole[20])]
 
 
 def test_a_stop_text_may_be_given_several_times(small_bundle: Path, session: AtomSession) -> None:
@@ -80,7 +98,11 @@ def test_a_stop_text_may_be_given_several_times(small_bundle: Path, session: Ato
     ("arguments", "code", "message"),
     [
         (["x", "--bundle", "nowhere"], 1, "error: There is no bundle nowhere"),
-        (["x", "--temperature", "-1"], 1, "error: temperature is -1.0; it must be 0 or above."),
+        (
+            ["x", "--temperature", "-1"],
+            1,
+            "error: temperature is -1.0; it must be a number, 0 (greedy)",
+        ),
         (["x", "--stop", ""], 1, "error: stop is"),
         (["x", "--provider", "tpu"], 2, "tpu"),
         (["x", "-n", "many"], 2, "max-new-tokens"),
