@@ -13,7 +13,7 @@ def pretrain(
         str,
         typer.Argument(
             help="A TOML file, or a shipped recipe: atom-card, atom-reference, "
-            "atom-reference-plain."
+            "atom-reference-plain, atom-next, atom-next-final, atom-next-without-splits."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
@@ -55,4 +55,4 @@ def pretrain(
         stop_after=stop_after,
         fast=fast,
     )
-    typer.echo(str(snapshot if snapshot.exists() else output))
+    typer.echo(str(snapshot))

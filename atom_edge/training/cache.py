@@ -57,7 +57,8 @@ class _Stream:
 
     def documents(self) -> Iterator[str]:
         if self.shard is not None:
-            return read_shard(self.shard, self.source.text_field)
+            source = self.source
+            return read_shard(self.shard, source.text_field, source.include, source.exclude)
         if self.source.generator:
             return synthetic.generate(self.source.generator, self.seed)
         local = self.data / self.source.hub if self.data is not None else Path(self.source.hub)

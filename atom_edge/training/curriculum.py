@@ -52,15 +52,20 @@ class _Shuffled:
 
     def take(self, first: int, count: int) -> Tokens:
         """Windows number `first` to `first + count` of the run, `[count, context + 1]`."""
-        windows = np.empty((count, self._context + 1), dtype=np.uint16)
-        for row, number in enumerate(range(first, first + count)):
-            epoch, index = divmod(number, self._count)
-            if epoch != self._epoch:
-                self._begins = self._cut(epoch)
-                self._epoch = epoch
-            begin = self._begins[index]
-            windows[row] = self._tokens[begin : begin + self._context + 1]
+        numbers = np.arange(first, first + count)
+        epochs = numbers // self._count
+        begins = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            begins[here] = self._epoch_begins(int(epoch))[numbers[here] % self._count]
+        windows: Tokens = self._tokens[begins[:, None] + np.arange(self._context + 1)]
         return windows
+
+    def _epoch_begins(self, epoch: int) -> Counts:
+        if epoch != self._epoch:
+            self._begins = self._cut(epoch)
+            self._epoch = epoch
+        return self._begins
 
     def _cut(self, epoch: int) -> Counts:
         """Where the windows of `epoch` begin, in their order, int64 `[windows]`."""

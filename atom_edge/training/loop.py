@@ -71,6 +71,8 @@ def pretrain(
 ) -> Path:
     """Train by `recipe` and return the folder of the snapshot.
 
+    The snapshot is written anew with every checkpoint: a run that is lost leaves its last one.
+
     Args:
         recipe: what decides the weights.
         output: folder of the run: `log.jsonl`, `loss.png`, `checkpoints/`, `snapshot/`.
@@ -102,14 +104,13 @@ def pretrain(
         tokenizer_file = tokenizer / "tokenizer.json"
         caches = build_caches(recipe, planned, tokenizer_file, data, place, report)
 
-    run = Run(recipe, accelerator, output, initial, fast)
+    run = Run(recipe, accelerator, output, tokenizer, initial, fast)
     first = run.load() if resume else 0
     last = min(recipe.steps, stop_after or recipe.steps)
     batches = curriculum.batches(recipe, counts, caches, first)
     with training(console, first, recipe.steps) as show:
         run.train(batches, caches, range(first, last), show)
     if last == recipe.steps and accelerator.is_main_process:
-        save_snapshot(run.model, tokenizer, output / "snapshot")
         log.plot(output / "log.jsonl", output / "loss.png")
     accelerator.end_training()
     return output / "snapshot"
@@ -147,12 +148,14 @@ class Run:
         recipe: Recipe,
         accelerator: Accelerator,
         output: Path,
+        tokenizer: Path,
         initial: Path | None,
         fast: bool,
     ) -> None:
         self.recipe = recipe
         self.accelerator = accelerator
         self.output = output
+        self._tokenizer = tokenizer
         self.device = accelerator.device
         torch.manual_seed(recipe.seed)
         self.model = _model(recipe, initial).to(self.device).train()
@@ -166,6 +169,8 @@ class Run:
             torch.set_float32_matmul_precision("high")
             loss.compile()
         self._loss = accelerator.prepare_model(loss)
+        # Validation has batches of many sizes: compiling for each costs more than it gains.
+        self._uncompiled = NextTokenLoss(self.model)
 
     def load(self) -> int:
         """Continue from the newest checkpoint; return the number of steps done."""
@@ -223,7 +228,7 @@ class Run:
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             with nullcontext() if last else self.accelerator.no_sync(self._loss):
-                loss = self._forward(part) * (len(part) / len(here))
+                loss = self._forward(part, self._loss) * (len(part) / len(here))
                 loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self._clipped, self.recipe.optimizer.gradient_clip)
@@ -232,13 +237,13 @@ class Run:
             optimizer.zero_grad()
         return total
 
-    def _forward(self, windows: Tokens) -> Tensor:
+    def _forward(self, windows: Tokens, loss: nn.Module) -> Tensor:
         host = torch.from_numpy(windows.astype(np.int64))
         if self._on_gpu:
             host = host.pin_memory()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._fast):
-            loss: Tensor = self._loss(host.to(self.device, non_blocking=True))
-        return loss
+            mean: Tensor = loss(host.to(self.device, non_blocking=True))
+        return mean
 
     @torch.no_grad()
     def _validate(self, caches: list[TokenCache]) -> dict[str, float]:
@@ -248,7 +253,7 @@ class Run:
             parts = curriculum.validation_batches(
                 cache.validation, self.recipe.context, self.recipe.device_windows
             )
-            scores = [(self._forward(part), len(part)) for part in parts]
+            scores = [(self._forward(part, self._uncompiled), len(part)) for part in parts]
             windows = sum(count for _, count in scores)
             if windows:
                 result[source.name] = sum(s.item() * n for s, n in scores) / windows
@@ -267,6 +272,7 @@ class Run:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }
             save_checkpoint(self.output / "checkpoints", step, state)
+            save_snapshot(self.model, self._tokenizer, self.output / "snapshot")
 
     def _tokens(self, steps: int) -> int:
         return steps * self.recipe.batch_windows * self.recipe.context

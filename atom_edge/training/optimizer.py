@@ -96,7 +96,7 @@ def make_optimizers(
 
 
 def rate_factor(step: int, steps: int, settings: Optimizer) -> float:
-    """Return the factor of the learning rates at `step` of `steps`: rise, constant, fall to 0."""
+    """Return the factor of the learning rates at `step` of `steps`: rise, constant, fall."""
     rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    fall = (steps - step) / max(1.0, settings.decay_share * steps)
-    return min(rise, fall)
+    left = min(1.0, (steps - step) / max(1.0, settings.decay_share * steps))
+    return min(rise, settings.final_rate + (1 - settings.final_rate) * left)

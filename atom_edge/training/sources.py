@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -47,8 +47,19 @@ def find_shards(path: Path) -> list[Path]:
     return shards
 
 
-def read_shard(path: Path, text_field: str = "text") -> Iterator[str]:
+def read_shard(
+    path: Path,
+    text_field: str = "text",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> Iterator[str]:
     """Yield the documents of one shard, in its order; empty ones are left out.
+
+    Args:
+        path: the shard.
+        text_field: the field that holds the text.
+        include: patterns with `*`; the document's field `source` must match one.
+        exclude: patterns that it must not match.
 
     Raises:
         TrainingError: for a line that is not JSON or has no such field, with its number.
@@ -56,14 +67,19 @@ def read_shard(path: Path, text_field: str = "text") -> Iterator[str]:
     with _open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                text = json.loads(line)[text_field]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                document = json.loads(line)
+                text, source = document[text_field], str(document.get("source", ""))
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise TrainingError(
                     f"{path}, line {number}: expected a JSON object with a field "
                     f"{text_field!r} ({type(error).__name__})."
                 ) from error
-            if text:
+            if text and _matches(source, include) and not _matches(source, exclude):
                 yield text
+
+
+def _matches(source: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(source, pattern) for pattern in patterns)
 
 
 def write_shard(path: Path, texts: Iterable[str], source: str) -> None:

@@ -1,11 +1,13 @@
-"""Checkpoints of a run in progress, and the snapshot that it leaves.
+"""Checkpoints of a run in progress, and the snapshot of its newest weights.
 
-A checkpoint is complete or absent: it is written aside and renamed. The two newest are kept.
+Each is complete or absent: written aside, flushed to the disk and renamed. The two newest
+checkpoints are kept.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / ".writing.pt"
     torch.save({"step": step, **state}, staging)
-    staging.rename(folder / f"step-{step:08d}.pt")
+    put_in_place(staging, folder / f"step-{step:08d}.pt")
     for old in _checkpoints(folder)[:-_KEPT]:
         old.unlink()
 
@@ -59,7 +61,8 @@ def save_snapshot(model: AtomForCausalLM, tokenizer: Path, destination: Path) ->
     Args:
         model: left as it is; its parameters are rounded to bfloat16 in the file.
         tokenizer: folder of the tokenizer's files.
-        destination: replaced when it exists.
+        destination: written when it is not there; its files are replaced, one by one and each
+            whole, when it is.
     """
     staging = destination.with_name(f".{destination.name}.writing")
     shutil.rmtree(staging, ignore_errors=True)
@@ -70,5 +73,14 @@ def save_snapshot(model: AtomForCausalLM, tokenizer: Path, destination: Path) ->
     (staging / "generation_config.json").write_text(json.dumps(_GENERATION, indent=2) + "\n")
     for name in _TOKENIZER_FILES:
         shutil.copy(tokenizer / name, staging / name)
-    shutil.rmtree(destination, ignore_errors=True)
-    staging.rename(destination)
+    destination.mkdir(exist_ok=True)
+    for file in sorted(staging.iterdir()):
+        put_in_place(file, destination / file.name)
+    staging.rmdir()
+
+
+def put_in_place(staging: Path, destination: Path) -> None:
+    """Flush the file `staging` to the disk and give it the name `destination`, at once."""
+    with staging.open("rb+") as written:
+        os.fsync(written.fileno())
+    staging.replace(destination)

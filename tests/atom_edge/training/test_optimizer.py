@@ -43,3 +43,11 @@ def test_rates_rise_hold_and_fall_to_zero() -> None:
     assert factors[9:51] == [1.0] * 42
     assert factors[75] == pytest.approx(0.5)
     assert factors[100] == 0
+
+
+def test_rates_may_end_above_zero_for_another_stage_to_go_on_from() -> None:
+    settings = Optimizer(warmup_steps=10, decay_share=0.5, final_rate=0.4)
+    factors = [rate_factor(step, 100, settings) for step in range(101)]
+    assert factors[9:51] == [1.0] * 42
+    assert factors[75] == pytest.approx(0.7)
+    assert factors[100] == pytest.approx(0.4)

