@@ -47,14 +47,15 @@ class _Reply:
         if self.text.stopped:
             self.finish = "stop"
         elif len(self.token_ids) == self.room:
-            self.finish = "length"
+            self.shown += self.text.flush()
+            self.finish = "stop" if self.text.stopped else "length"
 
 
 def generate_batch(
     cache: Cache,
     prompts: Sequence[Prompt],
     options: GenerationOptions,
-    new_text: Callable[[], TextStream],
+    new_text: Callable[[Prompt], TextStream],
     *,
     end_ids: Set[int],
     context_length: int,
@@ -65,7 +66,7 @@ def generate_batch(
         cache: empty, of as many sequences as there are prompts.
         prompts: token ids that fit the context.
         options: of every reply.
-        new_text: makes what turns the tokens of one reply into text.
+        new_text: makes what turns the tokens of the reply to a prompt into text.
         end_ids: tokens that end a reply.
         context_length: tokens of a prompt with its reply at most.
     """
@@ -73,7 +74,7 @@ def generate_batch(
         _Reply(
             prompt,
             chooser(prompt, options),
-            new_text(),
+            new_text(prompt),
             min(options.max_new_tokens, context_length - len(prompt.token_ids)),
         )
         for prompt in prompts

@@ -12,11 +12,12 @@ from atom_edge.errors import GenerationError
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes.batch import generate_batch
 from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.defaults import Defaults, special_ids
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Device
 from atom_edge.runtimes.generation import generate
 from atom_edge.runtimes.options import GenerationOptions, Options
-from atom_edge.runtimes.prompt import PromptEncoder, token_ids
+from atom_edge.runtimes.prompt import Prompt, PromptEncoder
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.text import TextStream
@@ -35,6 +36,7 @@ class AtomSession:
     Attributes:
         bundle: what it was loaded from.
         tokenizer: the bundle's.
+        defaults: what the bundle says of options that a caller leaves out.
         device: where it runs, "cpu" or "cuda".
         why_not_cuda: where the provider is "auto" and `device` is "cpu", the reason.
     """
@@ -47,7 +49,8 @@ class AtomSession:
         self._engine, self.why_not_cuda = open_engine(bundle, provider, threads)
         self.device: Device = self._engine.device
         self._prompt = PromptEncoder(bundle, self.tokenizer, self._engine.vocab_size)
-        self._end_ids = frozenset(token_ids(bundle, "eos_token_id"))
+        self.defaults = Defaults.of(bundle)
+        self._end_ids = frozenset(special_ids(bundle).end)
 
     @classmethod
     def from_pretrained(
@@ -110,12 +113,13 @@ class AtomSession:
                 of the prompt: faster, and equal but for rounding. None for a new one.
             options: see `GenerationOptions`.
         """
-        chosen = GenerationOptions.of(options)
+        encoded = self._prompt(prompt)
+        chosen = self._chosen(options, encoded)
         return generate(
             decoder or self.new_decoder(),
-            self._prompt(prompt),
+            encoded,
             chosen,
-            TextStream(self.tokenizer.detokenizer(), chosen.stop_texts),
+            self._text(encoded, chosen),
             end_ids=self._end_ids,
             context_length=self.context_length,
         )
@@ -132,22 +136,30 @@ class AtomSession:
         Returns:
             the replies, in the order of the prompts.
         """
-        chosen = GenerationOptions.of(options)
         if not isinstance(prompts, Sequence) or isinstance(prompts, str | bytes):
             raise GenerationError(
                 f"prompts is {reprlib.repr(prompts)}; generate_batch takes a list of prompts."
             )
         encoded = [self._prompt(prompt) for prompt in prompts]
+        longest = max((len(prompt.token_ids) for prompt in encoded), default=0)
+        chosen = GenerationOptions.of({**self.defaults.options(longest), **options})
         if not encoded:
             return []
         return generate_batch(
             self._engine.new_cache(len(encoded)),
             encoded,
             chosen,
-            lambda: TextStream(self.tokenizer.detokenizer(), chosen.stop_texts),
+            lambda prompt: self._text(prompt, chosen),
             end_ids=self._end_ids,
             context_length=self.context_length,
         )
+
+    def _chosen(self, options: Options, prompt: Prompt) -> GenerationOptions:
+        defaults = self.defaults.options(len(prompt.token_ids))
+        return GenerationOptions.of({**defaults, **options})
+
+    def _text(self, prompt: Prompt, options: GenerationOptions) -> TextStream:
+        return TextStream(self.tokenizer.detokenizer(prompt.token_ids), options.stop_texts)
 
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""

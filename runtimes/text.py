@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atom_edge.tokenizer import Detokenizer
+from atom_edge.detokenizer import Detokenizer
 
 
 class TextStream:

@@ -73,8 +73,12 @@ class AtomEdgeLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids; none is ever added."""
-        return self.model.tokenizer.encode(string)
+        """Token ids, with those that the tokenizer adds unless the text has them already."""
+        encoder = self.model.tokenizer
+        if add_special_tokens is None:
+            beginning = encoder.id_to_token(self.eot_token_id)
+            add_special_tokens = not (beginning and string.startswith(beginning))
+        return encoder.encode(string, add_special_tokens=add_special_tokens)
 
     def _loglikelihood_tokens(
         self,
@@ -130,7 +134,7 @@ class AtomEdgeLM(TemplateLM):
             Decoder(self.model.engine),
             Prompt(ids or [self.eot_token_id]),
             chosen,
-            TextStream(self.model.tokenizer.detokenizer(), chosen.stop_texts),
+            TextStream(self.model.tokenizer.detokenizer(ids), chosen.stop_texts),
             end_ids=self.model.end_tokens | {self.eot_token_id},
             context_length=self.max_length,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,56 @@ def test_a_detokenizer_can_be_used_again_after_flush() -> None:
         first = tokenizer.encode("ab")[0]
         assert detokenizer.push(first) + detokenizer.flush() == tokenizer.decode([first])
         assert detokenizer.push(first) + detokenizer.flush() == tokenizer.decode([first])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, BYTE_FALLBACK.vocab_size - 1), max_size=30))
+def test_byte_fallback_decodes_as_tokenizers_does_unless_bytes_are_no_utf8(ids: list[int]) -> None:
+    theirs = BYTE_FALLBACK._inner.decode(ids)
+    if "\ufffd" not in theirs:
+        assert BYTE_FALLBACK.decode(ids) == theirs
+
+
+def test_a_character_of_byte_tokens_is_shown_as_it_ends() -> None:
+    ids = [BYTE_FALLBACK.token_to_id(f"<0x{byte:02X}>") for byte in "🙂".encode() * 60]
+    pieces = streamed(BYTE_FALLBACK, [token_id for token_id in ids if token_id is not None])
+    assert pieces == ["", "", "", "🙂"] * 60 + [""]
+
+
+def test_a_text_that_goes_on_keeps_its_first_space() -> None:
+    space, letter = (BYTE_FALLBACK.token_to_id(token) for token in ("▁a", "b"))
+    assert space is not None
+    assert letter is not None
+    assert BYTE_FALLBACK.decode([space, letter]) == "ab"
+    assert BYTE_FALLBACK.detokenizer(after=[letter]).push(space) == " a"
+    assert BYTE_FALLBACK.detokenizer(after=[1]).push(space) == "a"  # a special token is no text
+    assert BYTE_FALLBACK.token_text(space) == " a"
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [decoders.WordPiece(), decoders.BPEDecoder("</w>"), decoders.Metaspace(), decoders.CTC(), None],
+)
+def test_other_decoders_stream_what_they_decode(decoder: decoders.Decoder | None) -> None:
+    tokens = ["a", "##b", "c</w>", "▁d", "e", ".", "|"]
+    inner = tokenizers.Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, "a"))
+    inner.decoder = decoder
+    tokenizer = Tokenizer(inner)
+    ids = [0, 1, 2, 3, 4, 5, 0, 2]
+    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+    assert tokenizer.decode(ids[:3]) == inner.decode(ids[:3])
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK])
+def test_a_text_takes_time_in_proportion_to_its_length(tokenizer: Tokenizer) -> None:
+    def seconds(length: int) -> float:
+        ids = [10 + number % 90 for number in range(length)]
+        started = time.perf_counter()
+        streamed(tokenizer, ids)
+        return time.perf_counter() - started
+
+    seconds(1000)
+    assert min(seconds(32_000) for _ in range(3)) < 24 * min(seconds(4000) for _ in range(3))
 
 
 def test_special_tokens_are_read_and_not_shown() -> None:
