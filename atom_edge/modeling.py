@@ -9,7 +9,7 @@ Shapes below: B batch, T new tokens, S tokens in the cache after them, E hidden 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
 )
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -36,6 +35,7 @@ from atom_edge.attention import (
 )
 from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError
+from atom_edge.transformers_versions import causal_mask
 
 
 class AtomAttention(nn.Module):
@@ -197,12 +197,12 @@ class AtomModel(AtomPreTrainedModel):
 
         # With neither cache nor padding the attention functions are causal by themselves.
         if attention_mask is not None or past_key_values is not None:
-            attention_mask = create_causal_mask(
+            attention_mask = causal_mask(
                 config=self.config,
-                input_embeds=inputs_embeds,
+                embeddings=inputs_embeds,
                 attention_mask=attention_mask,
                 cache_position=cache_position,
-                past_key_values=past_key_values,
+                cache=past_key_values,
                 position_ids=position_ids,
             )
         rotary = (
@@ -236,7 +236,8 @@ class AtomModel(AtomPreTrainedModel):
 class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
     """Atom with its output projection: logits of the next token at every position."""
 
-    _tied_weights_keys = ("lm_head.weight",)
+    # transformers 4 reads the names alone; 5 reads what each of them is tied to.
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: AtomConfig) -> None:
         super().__init__(config)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import no_init_weights
 
 from atom_edge.checkpoint.layout import exchange_gate, halve_rotary, separate
 from atom_edge.checkpoint.naming import NamedTensors
 from atom_edge.checkpoint.shapes import Reading
 from atom_edge.errors import WeightsError
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.transformers_versions import no_init_weights
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

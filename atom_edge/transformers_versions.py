@@ -1,0 +1,52 @@
+"""What is called otherwise in transformers 4.57 and in the versions 5."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+from transformers import Cache, PretrainedConfig
+from transformers.masking_utils import create_causal_mask
+
+try:
+    from transformers.initialization import no_init_weights  # 5
+except ImportError:
+    from transformers.modeling_utils import no_init_weights
+
+__all__ = ["causal_mask", "no_init_weights"]
+
+_MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
+
+
+def causal_mask(
+    *,
+    config: PretrainedConfig,
+    embeddings: Tensor,
+    attention_mask: Tensor | None,
+    cache_position: Tensor,
+    cache: Cache | None,
+    position_ids: Tensor,
+) -> Any:
+    """The mask of causal attention in the form of the attention implementation that is chosen.
+
+    Args:
+        config: names the attention implementation.
+        embeddings: `[B, T, E]`.
+        attention_mask: 1 for tokens and 0 for padding, `[B, S]`, or a 4-D mask, returned as it is.
+        cache_position: int64 `[T]`, places of the new tokens in the cache.
+        cache: the cache before the new tokens.
+        position_ids: int64 `[B, T]`.
+    """
+    arguments = {
+        "config": config,
+        "input_embeds": embeddings,
+        "inputs_embeds": embeddings,
+        "attention_mask": attention_mask,
+        "cache_position": cache_position,
+        "past_key_values": cache,
+        "cache": cache,
+        "position_ids": position_ids,
+    }
+    named = {name: value for name, value in arguments.items() if name in _MASK_ARGUMENTS}
+    return create_causal_mask(**named)
