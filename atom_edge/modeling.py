@@ -136,6 +136,11 @@ class AtomPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, AtomModel):
+            # transformers 5 makes a model without memory first, and then what is in no file.
+            cos, sin = rotary_tables(self.config)
+            module.rotary_cos.copy_(cos)
+            module.rotary_sin.copy_(sin)
 
 
 class AtomModel(AtomPreTrainedModel):

@@ -229,7 +229,9 @@ def _architecture(raw: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
 def _defaults(architecture: str, tags: Collection[str], says: Mapping[str, Any]) -> dict[str, Any]:
     """What an architecture has where its config.json leaves it out."""
     if architecture in _LLAMA_TYPES:
-        llama = CONFIG_MAPPING[architecture]().to_dict() | {"xsa": False}
+        llama = CONFIG_MAPPING[architecture]().to_dict()
+        # transformers 5 keeps the base among the rotary parameters.
+        llama = {**(llama.get("rope_parameters") or {}), **llama, "xsa": False}
         return {name: llama[name] for name in _UNMEASURED}
     if architecture == "atom":
         heads = {"head_dim", "num_attention_heads", "num_key_value_heads"}
