@@ -35,7 +35,7 @@ from atom_edge.attention import (
 )
 from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError
-from atom_edge.transformers_versions import causal_mask
+from atom_edge.transformers_versions import cache_in, causal_mask
 
 
 class AtomAttention(nn.Module):
@@ -131,6 +131,10 @@ class AtomPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _supports_attention_backend = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers searches the source for a line that its versions write otherwise
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -168,6 +172,7 @@ class AtomModel(AtomPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cache_position: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the decoder over T new tokens.
@@ -181,11 +186,13 @@ class AtomModel(AtomPreTrainedModel):
             inputs_embeds: `[B, T, E]` instead of `input_ids`.
             use_cache: whether to make and return a cache; `config.use_cache` when None.
             cache_position: int64 `[T]`, places of the new tokens in the cache.
+            cache: `past_key_values` under the name that transformers 5 gives it.
             kwargs: passed to the attention function.
 
         Raises:
             GenerationError: when the tokens do not fit into the context.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -223,9 +230,8 @@ class AtomModel(AtomPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        # By position: the second field has another name in transformers 5.
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
 
     def _check_context(self, tokens: int) -> None:
         context = self.config.max_position_embeddings
@@ -262,6 +268,7 @@ class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token, float `[B, T, vocab]`.
@@ -276,13 +283,14 @@ class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
             inputs_embeds: see `AtomModel.forward`.
             use_cache: see `AtomModel.forward`.
             cache_position: see `AtomModel.forward`.
+            cache: see `AtomModel.forward`.
             kwargs: passed to the loss and to the attention function.
         """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             cache_position=cache_position,
@@ -295,9 +303,7 @@ class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs
             )
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values
-        )
+        return CausalLMOutputWithPast(loss, logits, cache_in(outputs))
 
 
 def register() -> None:

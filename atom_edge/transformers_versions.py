@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig
 from transformers.masking_utils import create_causal_mask
 
@@ -14,9 +14,20 @@ try:
 except ImportError:
     from transformers.modeling_utils import no_init_weights
 
-__all__ = ["causal_mask", "no_init_weights"]
+__all__ = ["cache_argument", "cache_in", "causal_mask", "no_init_weights"]
 
 _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What `model.forward` calls the key-value cache: `cache` from 5.24 on, or `past_key_values`."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def cache_in(output: Any) -> Any:
+    """The key-value cache in a model's output, None if there is none."""
+    return output["cache"] if "cache" in output else output.get("past_key_values")
 
 
 def causal_mask(

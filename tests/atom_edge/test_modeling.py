@@ -184,4 +184,4 @@ def test_what_it_does_not_compute_is_refused_by_name(option: str, value: object)
 
 
 def test_neutral_options_are_accepted() -> None:
-    AtomConfig(rope_scaling={"rope_type": "default"}, attention_bias=False, sliding_window=None)
+    AtomConfig(rope_parameters={"rope_type": "default"}, attention_bias=False, sliding_window=None)
