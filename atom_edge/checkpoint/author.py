@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from atom_edge.checkpoint.files import read_tensors
 from atom_edge.checkpoint.shapes import Reading
 from atom_edge.errors import SnapshotError
 from atom_edge.modeling import AtomForCausalLM
@@ -110,18 +111,27 @@ def _token_ids(tokenizer_file: Path, context: int) -> Tensor:
 def _author_logits(folder: Path, ids: Tensor) -> tuple[Tensor, list[str]]:
     """The author's logits `[T, vocab]`, and the parameters that the code found in no file."""
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=True,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-        model.eval()
-        return _logits(model, ids), sorted(loading["missing_keys"])
+        model, missing = _author_model(folder)
+        return _logits(model, ids), missing
     except Exception as error:  # foreign code may raise anything
         raise SnapshotError(f"The author's own model code failed: {error!r}") from error
+
+
+def _author_model(folder: Path) -> tuple[nn.Module, list[str]]:
+    """The author's model in float32, and the parameters that are in no file.
+
+    It is made as its code makes it and then filled. `from_pretrained` of transformers 5 makes it
+    without memory first, and then neither ties the weights of code written for transformers 4 nor
+    computes its tables.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True, local_files_only=True)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.float32)
+    missing = set(model.load_state_dict(read_tensors(folder), strict=False).missing_keys)
+    # transformers 4 ties where config.json does not say otherwise.
+    if "lm_head.weight" in missing and getattr(config, "tie_word_embeddings", True):
+        model.lm_head.weight = model.get_input_embeddings().weight
+        missing.remove("lm_head.weight")
+    return model.eval(), sorted(missing)
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
