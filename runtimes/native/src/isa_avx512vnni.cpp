@@ -1,0 +1,5 @@
+#include "decoder.h"
+
+namespace atom_edge {
+extern const InstructionSet kAvx512Vnni = {"avx512vnni", run};
+}

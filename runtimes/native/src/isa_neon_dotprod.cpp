@@ -1,0 +1,5 @@
+#include "decoder.h"
+
+namespace atom_edge {
+extern const InstructionSet kNeonDotprod = {"neon_dotprod", run};
+}

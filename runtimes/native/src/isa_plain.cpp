@@ -1,0 +1,6 @@
+#define ATOM_EDGE_PLAIN
+#include "decoder.h"
+
+namespace atom_edge {
+extern const InstructionSet kPlain = {"plain", run};
+}

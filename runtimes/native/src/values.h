@@ -1,0 +1,99 @@
+// Activations as small integers: how a row is quantized and where its values lie.
+//
+// A row takes two bytes a value. In 8 bits a value is one signed byte; in 16 it is two, the high
+// one and a low one that is signed too: value = 256 * high + low. The bytes of a row lie together
+// in planes, the high or only ones first, unless an instruction set stores values its own way.
+#pragma once
+
+#include "lanes.h"
+
+namespace atom_edge {
+namespace {
+
+// The scale of one segment of a row, and -128 * the sum of its values: what is added where the
+// processor multiplies unsigned bytes, weight + 128, with signed ones.
+struct Segment {
+  float scale;
+  int32_t correction;
+};
+
+constexpr float kLargest8 = 127;
+constexpr float kLargest16 = 127 * 256 + 127;
+
+template <typename Value>
+inline void store_bytes(Value* to, IntegerLanes values) {
+  typedef int8_t Bytes __attribute__((vector_size(kWidth)));
+  for (int i = 0; i < kParts; i++) {
+    const Bytes bytes = __builtin_convertvector(values.part[i], Bytes);
+    memcpy(to + i * kWidth, &bytes, sizeof bytes);
+  }
+}
+
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AVX512VNNI__)
+// AVX2 multiplies an unsigned byte with a signed one and saturates, so its 8-bit rows hold the
+// values and then their magnitudes. Its 16-bit rows hold int16: of every four values the first
+// and third, then the second and fourth, which is how the weights come out of their bytes.
+inline void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
+  if (!wide) {
+    store_bytes(row + at, values);
+    for (auto& part : values.part) part = part < 0 ? -part : part;
+    store_bytes(row + width + at, values);
+    return;
+  }
+  int16_t* to = reinterpret_cast<int16_t*>(row) + at;
+  const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+  for (int i = 0; i < kParts; i++) {
+    const __m256i part = (__m256i)values.part[i];
+    const __m128i packed =
+        _mm_packs_epi32(_mm256_castsi256_si128(part), _mm256_extracti128_si256(part, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * kWidth), _mm_shuffle_epi8(packed, order));
+  }
+}
+#else
+inline void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
+  if (!wide) {
+    store_bytes(row + at, values);
+    return;
+  }
+  IntegerLanes high;
+  for (int i = 0; i < kParts; i++) {
+    high.part[i] = (values.part[i] + 128) >> 8;
+    values.part[i] -= high.part[i] << 8;
+  }
+  store_bytes(row + at, high);
+  store_bytes(row + width + at, values);
+}
+#endif
+
+inline float largest_magnitude(const float* x, int count) {
+  Lanes found = broadcast(0);
+  for (int i = 0; i < count; i += kLanes) found = larger(magnitude(load(x + i)), found);
+  return largest(found);
+}
+
+// Quantizes `x` `[width]`, symmetrically by the largest magnitude of each segment or of the row.
+inline void quantize(const float* x, int width, int segment, bool by_row, bool wide, int8_t* row,
+                     Segment* segments) {
+  const float most = wide ? kLargest16 : kLargest8;
+  float magnitude = by_row ? largest_magnitude(x, width) : 0;
+  for (int begin = 0; begin < width; begin += segment, segments++) {
+    const int end = begin + segment < width ? begin + segment : width;
+    if (!by_row) magnitude = largest_magnitude(x + begin, end - begin);
+    const Lanes inverse = broadcast(magnitude > 0 ? most / magnitude : 0);
+    IntegerLanes total = {};
+    for (int i = begin; i < end; i += kLanes) {
+      const IntegerLanes values = nearest(load(x + i) * inverse);
+      for (int part = 0; part < kParts; part++) total.part[part] += values.part[part];
+      store_values(row, width, i, values, wide);
+    }
+    int32_t sums[kLanes];
+    memcpy(sums, &total, sizeof sums);
+    uint32_t whole = 0;  // wraps where the input was not a number
+    for (int32_t value : sums) whole += static_cast<uint32_t>(value);
+    segments->scale = magnitude / most;
+    segments->correction = static_cast<int32_t>(whole * static_cast<uint32_t>(-128));
+  }
+}
+
+}  // namespace
+}  // namespace atom_edge
