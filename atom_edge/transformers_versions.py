@@ -20,7 +20,7 @@ _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 
 
 def cache_argument(model: nn.Module) -> str:
-    """What `model.forward` calls the key-value cache: `cache` from 5.24 on, or `past_key_values`."""
+    """What `model.forward` calls its key-value cache: `cache` from 5.24 on."""
     names = inspect.signature(model.forward).parameters
     return "cache" if "cache" in names else "past_key_values"
 

@@ -10,7 +10,7 @@ constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 2, kPanelsAtOnce = 1, kPanelsOf
 
 // Adds the products of one plane of values, sixteen inputs at a time.
 template <int Rows>
-inline void dot_plane(const int8_t* weights, const int8_t* rows, int width, int begin, int end,
+ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int width, int begin, int end,
                       int32x4_t (&sums)[Rows][kParts]) {
 #if defined(__ARM_FEATURE_DOTPROD)
   for (int k = begin; k < end; k += 16, weights += 256) {
@@ -59,7 +59,7 @@ inline void dot_plane(const int8_t* weights, const int8_t* rows, int width, int 
 }
 
 template <int Rows, int Panels, bool Wide>
-inline void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
+ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
                 int begin, int end, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
   for (int p = 0; p < Panels; p++) {
     int32x4_t high[Rows][kParts] = {}, low[Rows][kParts] = {};

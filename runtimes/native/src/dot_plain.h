@@ -9,7 +9,7 @@ namespace {
 constexpr int kRowsAtOnce = 1, kWideRowsAtOnce = 1, kPanelsAtOnce = 1, kPanelsOfOneRow = 1;
 
 template <int Rows, int Panels, bool Wide>
-inline void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
+ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
                 int begin, int end, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
   for (int r = 0; r < Rows; r++)
     for (int p = 0; p < Panels; p++) {

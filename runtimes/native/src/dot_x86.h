@@ -43,7 +43,7 @@ inline Register multiply_add(Register sum, Register weights, Register values) {
 
 // The weights are made unsigned by 128 more, which the correction takes away again.
 template <int Rows, int Panels, bool Wide>
-inline void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
+ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
                 int begin, int end, const Segment* segments, int segment_stride,
                 IntegerLanes (&sums)[Rows][Panels]) {
   constexpr int kBytes = sizeof(Register);
@@ -84,7 +84,7 @@ inline void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, 
 constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 4, kPanelsAtOnce = 1, kPanelsOfOneRow = 2;
 
 template <int Rows, int Panels, bool Wide>
-inline void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
+ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
                 int begin, int end, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
   __m256i total[Rows][Panels][kParts];
   for (auto& row : total)

@@ -15,12 +15,20 @@
 namespace atom_edge {
 namespace {
 
+// Inlined even where the compiler would rather not: a call would pass lanes through memory.
+#define ATOM_EDGE_INLINE inline __attribute__((always_inline))
+
+// The registers that hold sixteen floats, by name and number. They are members, not an array: an
+// array that is passed by value ends up in memory.
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;
+#define ATOM_EDGE_PARTS(DO) DO(a, 0)
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
+#define ATOM_EDGE_PARTS(DO) DO(a, 0) DO(b, 1)
 #else
 constexpr int kWidth = 4;
+#define ATOM_EDGE_PARTS(DO) DO(a, 0) DO(b, 1) DO(c, 2) DO(d, 3)
 #endif
 constexpr int kLanes = 16;
 constexpr int kParts = kLanes / kWidth;
@@ -30,52 +38,41 @@ typedef int32_t Integers __attribute__((vector_size(4 * kWidth)));
 typedef float UnalignedFloats __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 
 struct Lanes {
-  Floats part[kParts];
+#define DECLARE(part, i) Floats part;
+  ATOM_EDGE_PARTS(DECLARE)
+#undef DECLARE
 };
 struct IntegerLanes {
   Integers part[kParts];
 };
 
-#define ATOM_EDGE_EACH_PART for (int i = 0; i < kParts; i++)
+// A function of lanes, computed register by register: EXPRESSION says how, of `part` number `i`.
+#define ATOM_EDGE_LANES(EXPRESSION)        \
+  Lanes result;                            \
+  ATOM_EDGE_PARTS(EXPRESSION) return result
 
-inline Floats broadcast_part(float value) { return Floats{} + value; }
+ATOM_EDGE_INLINE Floats broadcast_part(float value) { return Floats{} + value; }
 
-inline Lanes broadcast(float value) {
-  Lanes result;
-  ATOM_EDGE_EACH_PART result.part[i] = broadcast_part(value);
-  return result;
-}
-
-inline Lanes load(const float* from) {
-  Lanes result;
-  ATOM_EDGE_EACH_PART result.part[i] =
-      *reinterpret_cast<const UnalignedFloats*>(from + i * kWidth);
-  return result;
+ATOM_EDGE_INLINE Lanes broadcast(float value) {
+#define PART(part, i) result.part = broadcast_part(value);
+  ATOM_EDGE_LANES(PART);
+#undef PART
 }
 
-inline void store(float* to, Lanes value) {
-  ATOM_EDGE_EACH_PART* reinterpret_cast<UnalignedFloats*>(to + i * kWidth) = value.part[i];
+ATOM_EDGE_INLINE Lanes load(const float* from) {
+#define PART(part, i) \
+  result.part = *reinterpret_cast<const UnalignedFloats*>(from + i * kWidth);
+  ATOM_EDGE_LANES(PART);
+#undef PART
 }
 
-inline Lanes operator+(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] += b.part[i];
-  return a;
-}
-inline Lanes operator-(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] -= b.part[i];
-  return a;
-}
-inline Lanes operator*(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] *= b.part[i];
-  return a;
-}
-inline Lanes operator*(Lanes a, float b) { return a * broadcast(b); }
-inline Lanes operator/(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] /= b.part[i];
-  return a;
+ATOM_EDGE_INLINE void store(float* to, Lanes value) {
+#define PART(part, i) *reinterpret_cast<UnalignedFloats*>(to + i * kWidth) = value.part;
+  ATOM_EDGE_PARTS(PART)
+#undef PART
 }
 
-inline Floats fused_part(Floats a, Floats b, Floats c) {
+ATOM_EDGE_INLINE Floats fused_part(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
@@ -86,64 +83,99 @@ inline Floats fused_part(Floats a, Floats b, Floats c) {
   return a * b + c;
 #endif
 }
+ATOM_EDGE_INLINE Floats larger_part(Floats a, Floats b) { return a > b ? a : b; }
+ATOM_EDGE_INLINE Floats smaller_part(Floats a, Floats b) { return a < b ? a : b; }
 
-// a * b + c, rounded once where the processor can.
-inline Lanes fused(Lanes a, Lanes b, Lanes c) {
-  ATOM_EDGE_EACH_PART c.part[i] = fused_part(a.part[i], b.part[i], c.part[i]);
-  return c;
+#define ATOM_EDGE_BINARY(NAME, EXPRESSION)           \
+  ATOM_EDGE_INLINE Lanes NAME(Lanes x, Lanes y) {    \
+    ATOM_EDGE_LANES(EXPRESSION);                     \
+  }
+#define ADD(part, i) result.part = x.part + y.part;
+#define SUBTRACT(part, i) result.part = x.part - y.part;
+#define MULTIPLY(part, i) result.part = x.part * y.part;
+#define DIVIDE(part, i) result.part = x.part / y.part;
+#define LARGER(part, i) result.part = larger_part(x.part, y.part);
+#define SMALLER(part, i) result.part = smaller_part(x.part, y.part);
+ATOM_EDGE_BINARY(operator+, ADD)
+ATOM_EDGE_BINARY(operator-, SUBTRACT)
+ATOM_EDGE_BINARY(operator*, MULTIPLY)
+ATOM_EDGE_BINARY(operator/, DIVIDE)
+ATOM_EDGE_BINARY(larger, LARGER)
+ATOM_EDGE_BINARY(smaller, SMALLER)
+#undef ADD
+#undef SUBTRACT
+#undef MULTIPLY
+#undef DIVIDE
+#undef LARGER
+#undef SMALLER
+#undef ATOM_EDGE_BINARY
+ATOM_EDGE_INLINE Lanes operator*(Lanes x, float y) { return x * broadcast(y); }
+
+// x * y + z, rounded once where the processor can.
+ATOM_EDGE_INLINE Lanes fused(Lanes x, Lanes y, Lanes z) {
+#define PART(part, i) result.part = fused_part(x.part, y.part, z.part);
+  ATOM_EDGE_LANES(PART);
+#undef PART
 }
 
-inline Floats larger_part(Floats a, Floats b) { return a > b ? a : b; }
-
-inline Lanes larger(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] = larger_part(a.part[i], b.part[i]);
-  return a;
+ATOM_EDGE_INLINE Lanes magnitude(Lanes x) {
+#define PART(part, i) result.part = (Floats)((Integers)x.part & 0x7fffffff);
+  ATOM_EDGE_LANES(PART);
+#undef PART
 }
 
-inline Lanes smaller(Lanes a, Lanes b) {
-  ATOM_EDGE_EACH_PART a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
-  return a;
+ATOM_EDGE_INLINE Lanes to_floats(const IntegerLanes& x) {
+#define PART(name, i) result.name = __builtin_convertvector(x.part[i], Floats);
+  ATOM_EDGE_LANES(PART);
+#undef PART
 }
 
-inline Lanes magnitude(Lanes a) {
-  ATOM_EDGE_EACH_PART a.part[i] = (Floats)((Integers)a.part[i] & 0x7fffffff);
-  return a;
-}
-
-inline Lanes to_floats(IntegerLanes a) {
-  Lanes result;
-  ATOM_EDGE_EACH_PART result.part[i] = __builtin_convertvector(a.part[i], Floats);
-  return result;
-}
-
-// Floats of sixteen bfloat16.
-inline Lanes load_bfloat16(const uint16_t* from) {
+// Floats of kWidth bfloat16.
+ATOM_EDGE_INLINE Floats widen(const uint16_t* from) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+#else
   typedef uint16_t Halves __attribute__((vector_size(2 * kWidth)));
   typedef uint32_t Wholes __attribute__((vector_size(4 * kWidth)));
-  Lanes result;
-  ATOM_EDGE_EACH_PART {
-    Halves bits;
-    memcpy(&bits, from + i * kWidth, sizeof bits);
-    result.part[i] = (Floats)(__builtin_convertvector(bits, Wholes) << 16);
-  }
-  return result;
+  Halves bits;
+  memcpy(&bits, from, sizeof bits);
+  return (Floats)(__builtin_convertvector(bits, Wholes) << 16);
+#endif
+}
+
+ATOM_EDGE_INLINE Lanes load_bfloat16(const uint16_t* from) {
+#define PART(part, i) result.part = widen(from + i * kWidth);
+  ATOM_EDGE_LANES(PART);
+#undef PART
+}
+
+// One register's worth of a function of two: lanes i and i + 8, then i + 4, down to kWidth lanes.
+template <typename Function>
+ATOM_EDGE_INLINE Floats fold(Lanes x, [[maybe_unused]] const Function& function) {
+#if defined(__AVX512F__)
+  return x.a;
+#elif defined(__AVX2__)
+  return function(x.a, x.b);
+#else
+  return function(function(x.a, x.c), function(x.b, x.d));
+#endif
 }
 
 // Sum of the lanes: i with i + 8, then i + 4, i + 2, i + 1.
-inline float sum(Lanes a) {
-  for (int step = kParts / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++) a.part[i] += a.part[i + step];
+ATOM_EDGE_INLINE float sum(Lanes x) {
+  const Floats folded = fold(x, [](Floats a, Floats b) { return a + b; });
   float values[kWidth];
-  memcpy(values, &a.part[0], sizeof values);
+  memcpy(values, &folded, sizeof values);
   for (int step = kWidth / 2; step > 0; step /= 2)
     for (int i = 0; i < step; i++) values[i] += values[i + step];
   return values[0];
 }
 
-inline float largest(Lanes a) {
-  for (int i = 1; i < kParts; i++) a.part[0] = larger_part(a.part[0], a.part[i]);
+ATOM_EDGE_INLINE float largest(Lanes x) {
+  const Floats folded = fold(x, [](Floats a, Floats b) { return larger_part(a, b); });
   float values[kWidth];
-  memcpy(values, &a.part[0], sizeof values);
+  memcpy(values, &folded, sizeof values);
   for (int step = kWidth / 2; step > 0; step /= 2)
     for (int i = 0; i < step; i++)
       values[i] = values[i] > values[i + step] ? values[i] : values[i + step];
@@ -151,7 +183,7 @@ inline float largest(Lanes a) {
 }
 
 // Sum of a[i] * b[i]; the count is a multiple of 16.
-inline float dot(const float* a, const float* b, int count) {
+ATOM_EDGE_INLINE float dot(const float* a, const float* b, int count) {
   Lanes total = broadcast(0);
   for (int i = 0; i < count; i += kLanes) total = fused(load(a + i), load(b + i), total);
   return sum(total);
@@ -161,33 +193,35 @@ inline float dot(const float* a, const float* b, int count) {
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23
 constexpr int32_t kRounderBits = 0x4b400000;
 
-inline IntegerLanes nearest(Lanes a) {
+ATOM_EDGE_INLINE IntegerLanes nearest(Lanes x) {
   IntegerLanes result;
-  ATOM_EDGE_EACH_PART result.part[i] = (Integers)(a.part[i] + kRounder) - kRounderBits;
+#define PART(name, i) result.part[i] = (Integers)(x.name + kRounder) - kRounderBits;
+  ATOM_EDGE_PARTS(PART)
+#undef PART
   return result;
 }
 
 // e^x within 2e-7 of its value for x from -87 to 87; beyond, the value at the end.
 // 2^(whole + fraction) with a polynomial for the fraction, from -0.5 to 0.5.
-inline Lanes exponential(Lanes x) {
-  x = smaller(larger(x, broadcast(-87.0f)), broadcast(87.0f)) * 1.44269504f;
-  Lanes result;
-  ATOM_EDGE_EACH_PART {
-    const Floats rounded = x.part[i] + kRounder;
-    const Floats fraction = x.part[i] - (rounded - kRounder);
-    Floats sum = broadcast_part(1.5403530e-4f);
-    sum = fused_part(sum, fraction, broadcast_part(1.3333558e-3f));
-    sum = fused_part(sum, fraction, broadcast_part(9.6181291e-3f));
-    sum = fused_part(sum, fraction, broadcast_part(5.5504109e-2f));
-    sum = fused_part(sum, fraction, broadcast_part(2.4022651e-1f));
-    sum = fused_part(sum, fraction, broadcast_part(6.9314718e-1f));
-    sum = fused_part(sum, fraction, broadcast_part(1.0f));
-    result.part[i] = (Floats)((Integers)sum + ((Integers)rounded << 23));
-  }
-  return result;
+ATOM_EDGE_INLINE Floats exponential_part(Floats x) {
+  x = smaller_part(larger_part(x, broadcast_part(-87.0f)), broadcast_part(87.0f)) * 1.44269504f;
+  const Floats rounded = x + kRounder;
+  const Floats fraction = x - (rounded - kRounder);
+  Floats sum = broadcast_part(1.5403530e-4f);
+  sum = fused_part(sum, fraction, broadcast_part(1.3333558e-3f));
+  sum = fused_part(sum, fraction, broadcast_part(9.6181291e-3f));
+  sum = fused_part(sum, fraction, broadcast_part(5.5504109e-2f));
+  sum = fused_part(sum, fraction, broadcast_part(2.4022651e-1f));
+  sum = fused_part(sum, fraction, broadcast_part(6.9314718e-1f));
+  sum = fused_part(sum, fraction, broadcast_part(1.0f));
+  return (Floats)((Integers)sum + ((Integers)rounded << 23));
 }
 
-#undef ATOM_EDGE_EACH_PART
+ATOM_EDGE_INLINE Lanes exponential(Lanes x) {
+#define PART(part, i) result.part = exponential_part(x.part);
+  ATOM_EDGE_LANES(PART);
+#undef PART
+}
 
 }  // namespace
 }  // namespace atom_edge

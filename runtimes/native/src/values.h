@@ -21,7 +21,7 @@ constexpr float kLargest8 = 127;
 constexpr float kLargest16 = 127 * 256 + 127;
 
 template <typename Value>
-inline void store_bytes(Value* to, IntegerLanes values) {
+ATOM_EDGE_INLINE void store_bytes(Value* to, IntegerLanes values) {
   typedef int8_t Bytes __attribute__((vector_size(kWidth)));
   for (int i = 0; i < kParts; i++) {
     const Bytes bytes = __builtin_convertvector(values.part[i], Bytes);
@@ -33,7 +33,7 @@ inline void store_bytes(Value* to, IntegerLanes values) {
 // AVX2 multiplies an unsigned byte with a signed one and saturates, so its 8-bit rows hold the
 // values and then their magnitudes. Its 16-bit rows hold int16: of every four values the first
 // and third, then the second and fourth, which is how the weights come out of their bytes.
-inline void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
+ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
   if (!wide) {
     store_bytes(row + at, values);
     for (auto& part : values.part) part = part < 0 ? -part : part;
@@ -50,7 +50,7 @@ inline void store_values(int8_t* row, int width, int at, IntegerLanes values, bo
   }
 }
 #else
-inline void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
+ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
   if (!wide) {
     store_bytes(row + at, values);
     return;
