@@ -189,12 +189,13 @@ def describe(model: AtomForCausalLM) -> Decoder:
         )
 
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies: Floats = (np.float32(config.rope_theta) ** -exponents).astype(np.float32)
     tied = config.tie_word_embeddings
     return Decoder(
         embedding=state["model.embed_tokens.weight"],
         layers=[layer(index) for index in range(config.num_hidden_layers)],
         final_norm=state["model.norm.weight"],
-        inverse_frequencies=np.float32(1) / np.float32(config.rope_theta) ** exponents,
+        inverse_frequencies=frequencies,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_size=config.head_dim,
@@ -268,25 +269,29 @@ def _attributes(decoder: Decoder, scheme: Scheme) -> dict[str, Any]:
 
 def _runtime_inputs(decoder: Decoder) -> list[onnx.ValueInfoProto]:
     padded = decoder.head_size + -decoder.head_size % 16
-    cache = ["pages", len(decoder.layers), 2, decoder.kv_heads, PAGE_TOKENS * padded]
-    integer, real, double = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
-    return [
-        helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("input_ids", integer, ["batch", "tokens"]),
-            ("counts", integer, ["batch"]),
-            ("past_lengths", integer, ["batch"]),
-            ("logit_rows", integer, ["logit_rows"]),
-            ("pages", integer, ["batch", "sequence_pages"]),
-            ("cache", real, cache),
-            ("steps", integer, [1]),
-            ("end_ids", integer, ["end_ids"]),
-            ("sampling", double, ["batch_or_1", 5]),
-            ("seeds", integer, ["batch_or_1", 2]),
-            ("history", integer, ["batch_or_1", "history"]),
-            ("alternatives", integer, [1]),
-        )
+    cache: list[str | int | None] = [
+        "pages",
+        len(decoder.layers),
+        2,
+        decoder.kv_heads,
+        PAGE_TOKENS * padded,
     ]
+    integer, real, double = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE
+    inputs: tuple[tuple[str, int, list[str | int | None]], ...] = (
+        ("input_ids", integer, ["batch", "tokens"]),
+        ("counts", integer, ["batch"]),
+        ("past_lengths", integer, ["batch"]),
+        ("logit_rows", integer, ["logit_rows"]),
+        ("pages", integer, ["batch", "sequence_pages"]),
+        ("cache", real, cache),
+        ("steps", integer, [1]),
+        ("end_ids", integer, ["end_ids"]),
+        ("sampling", double, ["batch_or_1", 5]),
+        ("seeds", integer, ["batch_or_1", 2]),
+        ("history", integer, ["batch_or_1", "history"]),
+        ("alternatives", integer, [1]),
+    )
+    return [helper.make_tensor_value_info(*described) for described in inputs]
 
 
 def _add_layers(weights: _Weights, decoder: Decoder) -> None:
