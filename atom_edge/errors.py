@@ -23,6 +23,11 @@ and exits 1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atom_edge.manifest import Validation
+
 
 class AtomEdgeError(Exception):
     """Base of all errors that atom-edge raises on purpose."""
@@ -57,7 +62,15 @@ class ExportError(AtomEdgeError):
 
 
 class ValidationError(ExportError):
-    """The exported graph does not compute what the PyTorch model computes."""
+    """The exported graph does not compute what the PyTorch model computes.
+
+    Attributes:
+        validation: the figures as far as they were measured; None if none was.
+    """
+
+    def __init__(self, message: str, validation: Validation | None = None) -> None:
+        super().__init__(message)
+        self.validation = validation
 
 
 class BuildError(AtomEdgeError):

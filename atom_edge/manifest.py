@@ -33,6 +33,7 @@ class Role(enum.StrEnum):
 
 Quantization = Literal["none", "int8"]
 Target = Literal["cpu", "cuda"]
+Effort = Literal["quick", "full"]
 
 
 class FileEntry(Struct, frozen=True):
@@ -60,6 +61,96 @@ class Source(Struct, frozen=True):
     tensor_names: str | None = None
     notes: list[str] = []
     variant: str | None = None
+
+
+class Figure(Struct, frozen=True, omit_defaults=True):
+    """One measured number.
+
+    Attributes:
+        name: an identifier; `label` is the same in words.
+        value: what was measured; None if it was not a finite number.
+        standard_error: of the value, where it is a mean over a sample.
+        limit: what the value must not exceed; None where it only informs.
+    """
+
+    name: str
+    value: float | None
+    standard_error: float | None = None
+    limit: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ").replace(".", ", ").replace("kl", "KL")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is a number, and within its limit."""
+        return self.value is not None and (self.limit is None or self.value <= self.limit)
+
+    def __str__(self) -> str:
+        """The label, the value with its error, and the limit if that does not hold."""
+        if self.value is None:
+            return f"{self.label} is not a finite number"
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        limit = "" if self.holds else f", over {self.limit:.5g}"
+        return f"{self.label} is {self.value:.5g}{error}{limit}"
+
+
+class Measured(Struct, frozen=True):
+    """A way through a bundle's graphs, or one that was not taken, and what was measured of it.
+
+    Attributes:
+        path: its name.
+        scheme: what was done to the weights, in words.
+        figures: in the order of measurement; the last one of what was not taken does not hold.
+    """
+
+    path: str
+    scheme: str
+    figures: tuple[Figure, ...]
+
+    @property
+    def failure(self) -> Figure | None:
+        """The figure that does not hold; None if all do."""
+        return next((figure for figure in self.figures if not figure.holds), None)
+
+    def __getitem__(self, name: str) -> Figure:
+        """The figure of a name.
+
+        Raises:
+            KeyError: if it was not measured.
+        """
+        for figure in self.figures:
+            if figure.name == name:
+                return figure
+        raise KeyError(name)
+
+
+class Validation(Struct, frozen=True, omit_defaults=True):
+    """The comparison with PyTorch, at export.
+
+    Attributes:
+        effort: how much text was run; None in a bundle of an older release.
+        max_perplexity_ratio: limit for int8; None in float32.
+        max_kl: likewise.
+        measured: what the bundle's graphs measure, by the way that a session takes through them.
+        left_out: faster ways that were tried and do not hold.
+    """
+
+    effort: Effort | None = None
+    max_perplexity_ratio: float | None = None
+    max_kl: float | None = None
+    measured: tuple[Measured, ...] = ()
+    left_out: tuple[Measured, ...] = ()
+
+    @property
+    def failure(self) -> tuple[str, Figure] | None:
+        """The first figure that does not hold, and of which path; None if all hold."""
+        for measured in self.measured:
+            if measured.failure is not None:
+                return measured.path, measured.failure
+        return None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -90,7 +181,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     context_length: Annotated[int, Meta(ge=1, le=MAX_CONTEXT)]
     graphs: dict[str, str]
     nodes: dict[str, int] = {}
-    validation: dict[str, Any] = {}
+    validation: Validation = Validation()
     files: dict[str, FileEntry] = {}
 
     @property

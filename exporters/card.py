@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from atom_edge.manifest import Manifest
+from atom_edge.manifest import Figure, Manifest, Measured
 
 _CARD = """\
 ---
@@ -30,29 +28,17 @@ In Python, without torch:
 
 Measured at export, on held-out text; `atom-edge validate .` repeats it.
 
-| | prefill | decode |
-|---|---|---|
-{rows}
+{tables}
+Standard errors in parentheses. Greedy agreement is the share of the tokens of greedy texts that
+PyTorch, after the same text, finds likeliest too.
+{left_out}"""
 
-Largest logit difference {max_logit_diff:.3g}; greedy tokens before the first difference
-{greedy_match:.1%}. Standard errors in parentheses.
-"""
-
-_ROWS = (
-    ("tokens", "tokens"),
-    ("perplexity", "perplexity"),
-    ("PyTorch's perplexity", "reference_perplexity"),
-    ("perplexity ratio", "perplexity_ratio"),
-    ("mean KL, nats a token", "mean_kl"),
-    ("same top token", "same_top_token"),
-)
+_COLUMNS = ("tokens", "perplexity_ratio", "mean_kl", "same_top_token")
 
 
 def model_card(manifest: Manifest) -> str:
     """The card of a bundle, from its manifest before it is sealed."""
-    validation, source = manifest.validation, manifest.source
-    prefill, decode = validation["prefill"], validation["decode"]
-    rows = [f"| {name} | {_figure(prefill[key])} | {_figure(decode[key])} |" for name, key in _ROWS]
+    source = manifest.source
     revision = f" at revision {source.revision}" if source.revision else ""
     return _CARD.format(
         name=source.repo or "A model",
@@ -60,13 +46,32 @@ def model_card(manifest: Manifest) -> str:
         scheme=manifest.scheme,
         origin=f"`{source.repo or 'a local snapshot'}`{revision}",
         version=manifest.created_by["atom-edge"],
-        rows="\n".join(rows),
-        max_logit_diff=validation["max_logit_diff"],
-        greedy_match=validation["greedy_match"],
+        tables="\n".join(map(_table, manifest.validation.measured)),
+        left_out="".join(map(_left_out, manifest.validation.left_out)),
     )
 
 
-def _figure(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.5g} ({value['standard_error']:.2g})"
-    return f"{value:,}"
+def _table(measured: Measured) -> str:
+    agreement = _figure(measured["greedy_agreement"])
+    titles = " | ".join(column.replace("_", " ").replace("kl", "KL") for column in _COLUMNS)
+    lines = [
+        f"`{measured.path}` ({measured.scheme}), greedy agreement {agreement}:",
+        "",
+        f"| | {titles} |",
+        "|---" * (len(_COLUMNS) + 1) + "|",
+    ]
+    for part in ("prefill", "decode"):
+        cells = [_figure(measured[f"{column}.{part}"]) for column in _COLUMNS]
+        lines.append(f"| {part} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(measured: Measured) -> str:
+    return f"\nNot taken: `{measured.path}` as {measured.scheme}, whose {measured.failure}.\n"
+
+
+def _figure(figure: Figure) -> str:
+    assert figure.value is not None  # what does not hold is not in a bundle
+    if figure.standard_error is not None:
+        return f"{figure.value:.5g} ({figure.standard_error:.2g})"
+    return f"{figure.value:,.5g}" if figure.value % 1 else f"{figure.value:,.0f}"

@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from atom_edge.errors import ExportError
 from atom_edge.exporters.passes import for_cuda
-from atom_edge.exporters.passes.half_precision import to_half_precision
-from atom_edge.exporters.quantize import quantize
+from atom_edge.exporters.precision.blocks import quantize
+from atom_edge.exporters.precision.half import to_half_precision
 
 
 def cuda_graph(traced: ir.Model, *, int8: bool) -> ir.Model:

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from atom_edge import __version__
 from atom_edge.bundle import seal, write_bundle
 from atom_edge.checkpoint import Snapshot
 from atom_edge.config import AtomConfig
+from atom_edge.errors import ExportError
 from atom_edge.exporters.card import model_card
-from atom_edge.exporters.cuda import cuda_graph
+from atom_edge.exporters.choose import Standard, Tried, choose, refusal, validation_of
 from atom_edge.exporters.foreign import genai_config
-from atom_edge.exporters.passes import fuse, tidy
-from atom_edge.exporters.quantize import quantize
-from atom_edge.exporters.report import Limits, Report, summary
-from atom_edge.exporters.static import static_graphs
+from atom_edge.exporters.graphs import FORMS, MAX_KL, MAX_PERPLEXITY_RATIO, Source
+from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import validate_graphs
-from atom_edge.manifest import Manifest, Quantization, Role, Source, Target
+from atom_edge.exporters.validate import heldout_windows
+from atom_edge.manifest import Effort, Manifest, Quantization, Role, Target
+from atom_edge.manifest import Source as Origin
+from atom_edge.tokenizer import Tokenizer
 
 Progress = Callable[[str], None]
-
-# Optimum, onnxruntime-genai and transformers.js look for these names.
-GRAPH_FILES: dict[Quantization, str] = {
-    "none": "onnx/model.onnx",
-    "int8": "onnx/model_quantized.onnx",
-}
-SCHEMES: dict[Quantization, str] = {
-    "none": "float32",
-    "int8": "8-bit weights in blocks of 32, activations quantized by row and block in the kernel",
-}
 
 
 @dataclass(frozen=True)
@@ -47,12 +35,10 @@ class ExportResult:
     Attributes:
         path: the bundle.
         manifest: as it was written.
-        reports: the validation of each path, as `validate_graphs` names them.
     """
 
     path: Path
     manifest: Manifest
-    reports: dict[str, Report]
 
 
 def export(
@@ -61,7 +47,9 @@ def export(
     *,
     quantization: Quantization = "none",
     target: Target = "cpu",
-    max_perplexity_ratio: float = 1.01,
+    max_perplexity_ratio: float = MAX_PERPLEXITY_RATIO,
+    max_kl: float = MAX_KL,
+    effort: Effort = "quick",
     force: bool = False,
     progress: Progress = lambda _: None,
 ) -> ExportResult:
@@ -73,74 +61,71 @@ def export(
         quantization: `none` for float32, `int8` for 8-bit weights.
         target: beside the portable graph, which runs anywhere, what the bundle has graphs for:
             `cpu`, or `cuda` in float16.
-        max_perplexity_ratio: how much int8 may lose, in prefill and in decode.
+        max_perplexity_ratio: limit of int8's perplexity over PyTorch's, in prefill and in decode.
+        max_kl: limit of int8's mean KL divergence from PyTorch's predictions, in nats, likewise.
+        effort: how much text validation runs.
         force: replace an existing bundle.
         progress: told the name of each step as it begins.
 
     Raises:
         BundleError: the destination is taken.
-        ExportError: the model has no form for the target.
-        ValidationError: the graph is not the PyTorch model within the limits; nothing is written.
+        ExportError: the model has no form for the target, or holds weights that are not finite.
+        ValidationError: a graph is not the PyTorch model within the limits; nothing is written.
     """
+    check_weights(snapshot)
     with write_bundle(destination, force=force) as staging:
         progress("trace")
-        traced = trace(snapshot.model)
-        progress("fuse")
-        int8 = quantization == "int8"
-        if int8:
-            progress("quantize")
-        # In float32 the portable graph stays within standard ONNX, for runtimes of any make.
-        graphs = {"model": quantize(tidy(fuse(traced))) if int8 else traced}
-        if target == "cuda":
-            graphs["cuda"] = cuda_graph(traced, int8=int8)
-        else:
-            graphs |= static_graphs(traced, int8=int8)
-        files = {role: f"onnx/{role}.onnx" for role in graphs}
-        files["model"] = GRAPH_FILES[quantization]
-        for role, graph in graphs.items():
-            save_graph(graph, staging / files[role])
-
-        reports = validate_graphs(
-            {role: staging / file for role, file in files.items()},
-            snapshot,
-            Limits.for_quantization(quantization, max_perplexity_ratio),
-            progress,
+        source = Source(snapshot, trace(snapshot.model))
+        standard = Standard(
+            open_reference(snapshot),
+            quantization,
+            max_perplexity_ratio,
+            max_kl,
+            effort,
         )
-        for report in reports.values():
-            report.check()
+        made: list[Tried] = []
+        left_out: list[Tried] = []
+        for form in FORMS[target]:
+            tried = choose(form, source, standard, staging, progress)
+            left_out += [one for one in tried if one.failure is not None]
+            if tried and tried[-1].failure is None:
+                made.append(tried[-1])
+            elif form.required:
+                raise refusal(left_out, made, standard)
 
         progress("write")
         manifest = Manifest(
             created_by=tool_versions(),
-            source=Source(**snapshot.provenance),
+            source=Origin(**snapshot.provenance),
             target=target,
             quantization=quantization,
-            scheme=SCHEMES[quantization],
-            opset=max(graph.opset_imports[""] for graph in graphs.values()),
+            scheme=made[0].scheme,
+            opset=max(one.opset for one in made),
             context_length=snapshot.config.max_position_embeddings,
-            graphs=files,
-            nodes={
-                "traced": sum(count_operators(traced).values()),
-                **{role: sum(count_operators(graph).values()) for role, graph in graphs.items()},
-            },
-            validation=summary(reports),
+            graphs={role: file for one in made for role, file in one.files.items()},
+            nodes={role: count for one in made for role, count in one.nodes.items()},
+            validation=validation_of(standard, made, left_out),
         )
         write_texts(staging, snapshot, manifest)
         sealed = seal(staging, manifest)
-    return ExportResult(destination, sealed, reports)
+    return ExportResult(destination, sealed)
 
 
-def save_graph(graph: ir.Model, file: Path) -> None:
-    """Write `graph` as one file, without external data."""
-    graph.producer_name = "atom-edge"
-    graph.producer_version = __version__
-    file.parent.mkdir(parents=True, exist_ok=True)
-    ir.save(graph, file)
+def check_weights(snapshot: Snapshot) -> None:
+    """Raise `ExportError` for a weight that is not a finite number."""
+    for name, tensor in snapshot.model.named_parameters():
+        if not bool(tensor.isfinite().all()):
+            raise ExportError(
+                f"The weight {name} holds values that are not finite numbers. "
+                "Fetch the checkpoint again, or go back to an earlier one."
+            )
 
 
-def count_operators(graph: ir.Model) -> Counter[str]:
-    """How many nodes of each operator `graph` has."""
-    return Counter(node.op_type for node in graph.graph.all_nodes())
+def open_reference(snapshot: Snapshot) -> Reference:
+    """The snapshot's model over windows of held-out text."""
+    encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
+    windows = heldout_windows(encode, snapshot.config.max_position_embeddings)
+    return Reference(snapshot.model, windows)
 
 
 def tool_versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The portable graph as a function of arrays: what validation and measurements call."""
+"""The portable graph as foreign runtimes feed it: padded on the left, with a growing cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import onnxruntime as ort
 
 from atom_edge.errors import ExportError
 
+Ids = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
 Cache = list[npt.NDArray[np.float32]]
 
 
@@ -31,12 +33,13 @@ class PortableGraph:
             value for value in self._session.get_inputs() if value.name.startswith("past_")
         ]
 
+    def new_cache(self, batch_size: int = 1) -> LeftPaddedCache:
+        """An empty cache of so many sequences."""
+        return LeftPaddedCache(self, batch_size)
+
     def run(
-        self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64] | None = None,
-        past: Cache | None = None,
-    ) -> tuple[npt.NDArray[np.float32], Cache]:
+        self, ids: Ids, mask: Ids | None = None, past: Cache | None = None
+    ) -> tuple[Logits, Cache]:
         """Feed new tokens.
 
         Args:
@@ -61,3 +64,42 @@ class PortableGraph:
         feeds |= {value.name: array for value, array in zip(self._cache_inputs, past, strict=True)}
         logits, *cache = self._session.run(None, feeds)
         return logits, cache
+
+
+class LeftPaddedCache:
+    """The sequences of a batch, padded on the left wherever they differ in length."""
+
+    def __init__(self, graph: PortableGraph, batch_size: int) -> None:
+        self._graph = graph
+        self._cache: Cache | None = None
+        self._mask = np.zeros((batch_size, 0), np.int64)
+
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        """Append tokens.
+
+        Args:
+            token_ids: int64 `[B, T]`, padded on the right.
+            counts: int64 `[B]`, how many of them are real; all when None.
+            places: int64 `[N]`, the tokens to give logits for, as `b * T + t`; the last real one
+                of each sequence when None.
+
+        Returns:
+            logits float32 `[N, V]`.
+        """
+        batch, tokens = token_ids.shape
+        counts = np.full(batch, tokens) if counts is None else counts
+        padding = tokens - counts
+        ids = np.stack([np.roll(row, by) for row, by in zip(token_ids, padding, strict=True)])
+        mask = (np.arange(tokens) >= padding[:, None]).astype(np.int64)
+        self._mask = np.concatenate([self._mask, mask], axis=1)
+        logits, self._cache = self._graph.run(ids, self._mask, self._cache)
+        if places is None:
+            return logits[:, -1]
+        sequence, token = np.divmod(places, tokens)
+        return logits[sequence, token + padding[sequence]]
+
+    def step(self, token_ids: Ids) -> Logits:
+        """Append one token `[B]` to each sequence; logits float32 `[B, V]`."""
+        return self.append(token_ids[:, None])

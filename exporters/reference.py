@@ -1,59 +1,102 @@
-"""The PyTorch model as validation asks it: every question is answered once and remembered."""
+"""The PyTorch model as validation asks it: logits, and how far float32 itself is from float64."""
 
 from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from atom_edge.modeling import AtomForCausalLM
-from atom_edge.runtimes.engines.interface import Tensors
+from atom_edge.errors import ValidationError
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
+# Bytes of logits that are remembered, and bytes of those in float64.
+_REMEMBERED = 256 * 2**20
+_EXACT = 32 * 2**20
+_EXACT_WINDOWS = 2
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What rounding to float32 does to the PyTorch model.
+
+    Attributes:
+        error: the largest difference of a float32 logit from the same in float64.
+        largest: the largest absolute logit.
+        exact: logits in float64, `[T, V]` of the first tokens of the first windows.
+    """
+
+    error: float
+    largest: float
+    exact: tuple[npt.NDArray[np.float64], ...]
+
 
 class Reference:
-    """A float32 PyTorch model in evaluation mode, and what it has said so far."""
+    """A float32 PyTorch model in evaluation mode, over windows of text.
 
-    def __init__(self, model: AtomForCausalLM) -> None:
-        self.model = model
-        self._logits: dict[bytes, Logits] = {}
-        self._with_cache: dict[bytes, tuple[Logits, Tensors]] = {}
-        self._greedy: dict[tuple[bytes, int], list[int]] = {}
+    Args:
+        model: a causal language model.
+        windows: token ids, `[W]` each; W fits into the model's context.
+    """
 
-    def logits(self, ids: Ids) -> Logits:
-        """Logits `[T, V]` of `ids` `[T]`, without a cache."""
-        key = ids.tobytes()
-        if key not in self._logits:
-            with torch.no_grad():
-                output = self.model(torch.from_numpy(ids)[None], use_cache=False)
-            self._logits[key] = output.logits[0].numpy()
-        return self._logits[key]
+    def __init__(self, model: nn.Module, windows: Sequence[Ids]) -> None:
+        self.windows = windows
+        self._model = model
+        self._remembered: OrderedDict[int, Logits] = OrderedDict()
 
-    def with_cache(self, ids: Ids) -> tuple[Logits, Tensors]:
-        """Logits `[T, V]` of `ids` `[T]`, and the cache that they leave, `[1, K, T, D]` each."""
-        key = ids.tobytes()
-        if key not in self._with_cache:
-            with torch.no_grad():
-                output = self.model(torch.from_numpy(ids)[None], use_cache=True)
-            layers = output.past_key_values.layers
-            cache = [part.numpy() for layer in layers for part in (layer.keys, layer.values)]
-            self._with_cache[key] = output.logits[0].numpy(), cache
-        return self._with_cache[key]
+    def logits(self, window: int) -> Logits:
+        """Logits `[W, V]` of a window. The latest are remembered, as far as memory is bounded.
 
-    def greedy(self, prompt: Ids, tokens: int) -> list[int]:
-        """The tokens with which `generate` continues `prompt` `[T]`, whatever they are."""
-        key = prompt.tobytes(), tokens
-        if key not in self._greedy:
-            inputs = torch.from_numpy(prompt)[None]
-            output = self.model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                pad_token_id=0,
-                max_new_tokens=tokens,
-                do_sample=False,
-                eos_token_id=None,
+        Raises:
+            ValidationError: if they are not finite.
+        """
+        if window in self._remembered:
+            self._remembered.move_to_end(window)
+        else:
+            self._remembered[window] = self.run(self.windows[window])
+            held = sum(logits.nbytes for logits in self._remembered.values())
+            while held > _REMEMBERED and len(self._remembered) > 1:
+                held -= self._remembered.popitem(last=False)[1].nbytes
+        return self._remembered[window]
+
+    def run(self, ids: Ids) -> Logits:
+        """Logits `[T, V]` of `ids` `[T]`, without a cache.
+
+        Raises:
+            ValidationError: if they are not finite.
+        """
+        logits: Logits = _run(self._model, ids).numpy()
+        if not np.isfinite(logits).all():
+            raise ValidationError(
+                "The PyTorch model's own logits are not finite on plain text, so no graph can be "
+                "compared with them. Look for huge values in the checkpoint's weights."
             )
-            self._greedy[key] = output[0, len(prompt) :].tolist()
-        return self._greedy[key]
+        return logits
+
+    @cached_property
+    def noise(self) -> Noise:
+        """How far float32 is from float64 on the first windows, measured once."""
+        wide = copy.deepcopy(self._model).double()
+        error, largest, exact = 0.0, 0.0, []
+        for window, ids in enumerate(self.windows[:_EXACT_WINDOWS]):
+            narrow = self.logits(window)
+            tokens = max(16, _EXACT // (8 * narrow.shape[1]))
+            logits = _run(wide, ids[:tokens]).numpy()
+            exact.append(logits)
+            error = max(error, float(np.abs(narrow[: len(logits)] - logits).max()))
+            largest = max(largest, float(np.abs(logits).max()))
+        return Noise(error, largest, tuple(exact))
+
+
+@torch.no_grad()
+def _run(model: nn.Module, ids: Ids) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.from_numpy(ids)[None], use_cache=False).logits
+    return logits[0]

@@ -1,114 +1,72 @@
-"""The result of a validation, and what it must hold."""
+"""What a graph must hold, and figures beside those limits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
 
-from atom_edge.errors import ValidationError
-from atom_edge.evaluation.divergence import Divergence, Estimate
+from atom_edge.evaluation.divergence import Estimate
+from atom_edge.manifest import Figure
 
-HALF_LOGIT_DIFF = 0.25
-HALF_PERPLEXITY_RATIO = 1.001
+# A graph adds in another order than PyTorch does: its error may be this many times as large.
+_MULTIPLE = 5
+# Part of the largest logit: a few units in the last place of float32, for models so small that
+# PyTorch hardly rounds.
+_FLOOR = 2.0**-20
+# float16 keeps 13 bits fewer than float32.
+_HALF = 2.0**13
+_HALF_RATIO, _HALF_KL = 1.001, 0.001
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an export must hold; a limit of None is not applied."""
-
-    max_logit_diff: float | None = None
-    same_greedy_text: bool = False
-    max_perplexity_ratio: float | None = None
-
-    @classmethod
-    def for_quantization(cls, quantization: str, max_perplexity_ratio: float = 1.01) -> Limits:
-        """The limits of `none` (the same model) and of `int8` (a close one)."""
-        if quantization == "none":
-            return cls(max_logit_diff=1e-4, same_greedy_text=True)
-        return cls(max_perplexity_ratio=max_perplexity_ratio)
-
-    def in_half_precision(self) -> Limits:
-        """The limits of the same model in float16, whose logits have a thousandth of precision."""
-        if self.max_logit_diff is None:
-            return self
-        return Limits(max_logit_diff=HALF_LOGIT_DIFF, max_perplexity_ratio=HALF_PERPLEXITY_RATIO)
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of a validation; `as_dict` is what manifests and `--json` hold.
+    """What a graph must hold; a limit of None is not applied.
 
     Attributes:
-        max_logit_diff: largest absolute difference of a logit, over all comparisons.
-        max_cache_diff: likewise of a value in the cache.
-        greedy_match: share of the greedy tokens before the first difference, over the prompts.
-        prefill: divergence over whole windows of text.
-        decode: divergence over windows fed token by token.
+        logits: largest absolute difference of a logit.
+        perplexity_ratio: the graph's perplexity over PyTorch's.
+        mean_kl: mean divergence of a prediction, in nats.
     """
 
-    max_logit_diff: float
-    max_cache_diff: float
-    greedy_match: float
-    prefill: Divergence
-    decode: Divergence
-    limits: Limits
+    logits: float | None = None
+    perplexity_ratio: float | None = None
+    mean_kl: float | None = None
 
-    def failures(self) -> list[str]:
-        """The limits that do not hold, each as a sentence."""
-        found = []
-        limit = self.limits.max_logit_diff
-        # Written so that a NaN fails.
-        if limit is not None and not self.max_logit_diff <= limit:
-            found.append(
-                f"the largest logit difference is {self.max_logit_diff:.3g}, over {limit:g}"
-            )
-        if self.limits.same_greedy_text and self.greedy_match < 1:
-            found.append(f"greedy text is the same in only {self.greedy_match:.1%} of the tokens")
-        ratio_limit = self.limits.max_perplexity_ratio
-        for name, divergence in (("prefill", self.prefill), ("decode", self.decode)):
-            ratio = divergence.perplexity_ratio.value
-            if ratio_limit is not None and not ratio <= ratio_limit:
-                found.append(f"the perplexity ratio in {name} is {ratio:.4f}, over {ratio_limit:g}")
-        return found
+    @classmethod
+    def of_float32(cls, noise: float, largest: float) -> Self:
+        """The limits of the same model.
 
-    def check(self) -> None:
-        """Raise `ValidationError` unless every limit holds."""
-        if failures := self.failures():
-            raise ValidationError(
-                "The graph does not compute what the PyTorch model computes: "
-                + "; ".join(failures)
-                + ". An export with this result writes no bundle. If it is int8 that loses too "
-                "much, raise --max-perplexity-ratio or use --quantize none."
-            )
+        Args:
+            noise: the largest error of a logit of PyTorch's in float32, against float64.
+            largest: the largest logit.
+        """
+        return cls(logits=_MULTIPLE * noise + _FLOOR * largest)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers: the worse of prefill and decode on top, then each with its errors."""
-        parts = {"prefill": self.prefill, "decode": self.decode}
-        return {
-            "max_logit_diff": self.max_logit_diff,
-            "max_cache_diff": self.max_cache_diff,
-            "greedy_match": self.greedy_match,
-            "mean_kl": max(part.mean_kl.value for part in parts.values()),
-            "perplexity_ratio": max(part.perplexity_ratio.value for part in parts.values()),
-            "same_top_token": min(part.same_top_token.value for part in parts.values()),
-            **{name: _figures(part) for name, part in parts.items()},
-            "limits": asdict(self.limits),
-        }
+    @classmethod
+    def of_float16(cls, noise: float, largest: float) -> Self:
+        """The limits of the same model in half precision; arguments as of `of_float32`."""
+        logits = cls.of_float32(noise, largest).logits
+        assert logits is not None
+        return cls(_HALF * logits, _HALF_RATIO, _HALF_KL)
 
 
-def _figures(divergence: Divergence) -> dict[str, Any]:
-    estimates: dict[str, Estimate] = {
-        "mean_kl": divergence.mean_kl,
-        "perplexity": divergence.perplexity,
-        "reference_perplexity": divergence.reference_perplexity,
-        "perplexity_ratio": divergence.perplexity_ratio,
-        "same_top_token": divergence.same_top_token,
-    }
-    return {"tokens": divergence.tokens, **{name: asdict(e) for name, e in estimates.items()}}
+def figure(name: str, measured: float | Estimate, limit: float | None = None) -> Figure:
+    """The figure of a number, or of an estimated mean with its standard error."""
+    if isinstance(measured, Estimate):
+        finite = math.isfinite(measured.value) and math.isfinite(measured.standard_error)
+        if finite:
+            return Figure(name, measured.value, measured.standard_error, limit)
+        return Figure(name, None, None, limit)
+    return Figure(name, measured if math.isfinite(measured) else None, None, limit)
 
 
-def summary(reports: Mapping[str, Report]) -> dict[str, Any]:
-    """The reports as manifests and `--json` hold them: the portable graph's, the others within."""
-    others = {name: report.as_dict() for name, report in reports.items() if name != "model"}
-    return {**reports["model"].as_dict(), **others}
+def until_failure(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+    """Measure, and stop at the first figure that does not hold."""
+    measured: list[Figure] = []
+    for one in figures:
+        measured.append(one)
+        if not one.holds:
+            break
+    return tuple(measured)

@@ -1,174 +1,97 @@
-"""Validation: the exported graph against the PyTorch model it came from, on real text.
+"""Validation: an exported graph against the PyTorch model it came from, on held-out text.
 
-Every check runs on every export. What is compared: logits and cache of prefill at many lengths, in
-batches with padding, of a prompt continued on its cache, and of decode token by token; greedy text;
-and over held-out text the divergence of the predictions, in prefill and in decode.
+`measure` says what is compared, cheapest first. A graph in float32 must be as near to the model as
+PyTorch in float32 is; a quantized one must predict as well, and the same however its tokens come:
+at once, in a padded batch, after others on the cache, or one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from atom_edge.bundle import open_bundle
-from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.errors import ValidationError
-from atom_edge.evaluation.divergence import Divergence
+from atom_edge.evaluation.divergence import Divergence, Estimate, kl_divergence
 from atom_edge.evaluation.heldout import heldout_text
-from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.reference import Ids, Logits, Reference
-from atom_edge.exporters.report import Limits, Report
-from atom_edge.exporters.static import StaticGraph
-from atom_edge.reference import checkpoint_path
-from atom_edge.runtimes.doctor import runs
-from atom_edge.runtimes.engines.interface import Device
-from atom_edge.tokenizer import Tokenizer
+from atom_edge.exporters.report import Limits, figure, until_failure
+from atom_edge.manifest import Effort, Figure
 
-LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 256, 511, 512)
-PREFILL_WINDOWS = 40
-DECODE_WINDOWS = 8
-GREEDY_PROMPTS = 8
-GREEDY_TOKENS = 48
+LONGEST_WINDOW = 512
+LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 255)
+SPLITS = ((1, 2), (5, 45), (200, 217), (300, LONGEST_WINDOW))
 PROMPT_TOKENS = 16
+# Windows that are also run in pieces.
+_ROWS = 3
+# A quantized graph may lose this many times as much on tokens that come in pieces, and this part
+# of the limit more: what few tokens lose varies.
+_PIECES_MULTIPLE, _PIECES_PART = 2.0, 0.5
+# Standard errors between an estimate and its limit that settle which is larger.
+_SETTLED = 3.0
+_SHORTEST_OF_BATCHES = 8
 
-Graph = PortableGraph | StaticGraph
+Samples = npt.NDArray[np.float64]
 
 
-def validate(
-    graph: Graph,
-    reference: Reference,
-    encode: Callable[[str], list[int]],
-    limits: Limits,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Report:
-    """Compare `graph` with the PyTorch model on held-out text.
+class Cache(Protocol):
+    """The sequences of a batch, as an engine holds them."""
 
-    Args:
-        graph: the exported graph, opened.
-        reference: the PyTorch model.
-        encode: text to token ids, the snapshot's tokenizer.
-        limits: kept in the report; nothing is raised here.
-        progress: told the name of each check as it begins.
+    def append(
+        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
+    ) -> Logits:
+        """Append tokens `[B, T]`, `counts[b]` of them real; logits `[N, V]` after `places`."""
+        ...
+
+    def step(self, token_ids: Ids) -> Logits:
+        """Append one token `[B]` to each sequence; logits `[B, V]`."""
+        ...
+
+
+class Engine(Protocol):
+    """What runs the graph."""
+
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        """An empty cache of so many sequences."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much text a validation runs: windows until their standard error settles the limits.
+
+    Attributes:
+        prefill_windows: fewest and most windows that are predicted at once.
+        decode_windows: fewest and most windows that are predicted token by token.
+        decode_tokens: tokens of each of the latter.
+        greedy_prompts: prompts that are continued.
+        greedy_tokens: tokens of each continuation.
+    """
+
+    prefill_windows: tuple[int, int]
+    decode_windows: tuple[int, int]
+    decode_tokens: int
+    greedy_prompts: int
+    greedy_tokens: int
+
+
+SAMPLES: dict[Effort, Sample] = {
+    "quick": Sample((4, 16), (2, 6), 128, 4, 32),
+    "full": Sample((40, 40), (8, 8), LONGEST_WINDOW, 8, 48),
+}
+
+
+def heldout_windows(encode: Callable[[str], list[int]], context_length: int) -> list[Ids]:
+    """The held-out text as windows of equal length, token ids `[W]` each.
 
     Raises:
-        ValidationError: when the tokenizer makes too little of the text to fill one window.
+        ValidationError: when the tokenizer makes too little of the text to fill one.
     """
-    context = reference.model.config.max_position_embeddings
-    windows = _windows(encode(heldout_text()), min(context, 512))
-    window = windows[0]
-    differences: list[tuple[float, float]] = []
-
-    progress("prefill")
-    lengths = [length for length in LENGTHS if length <= len(window)]
-    differences += [_compare(graph, reference, [window[:length]]) for length in lengths]
-    progress("batches")
-    for length in lengths[1::3]:
-        rows = [windows[row % len(windows)][: max(1, length // (row + 1))] for row in range(3)]
-        differences.append(_compare(graph, reference, rows))
-    progress("cache")
-    splits = ((1, 2), (5, 45), (200, 217), (300, len(window)))
-    differences += [
-        _compare_continued(graph, reference, window[:total], past)
-        for past, total in splits
-        if past < total <= len(window)
-    ]
-
-    progress("divergence in prefill")
-    prefill, decode = Divergence(), Divergence()
-    for ids in windows[:PREFILL_WINDOWS]:
-        prefill.add(reference.logits(ids)[:-1], graph.run(ids[None])[0][0, :-1], ids[1:])
-    progress("divergence in decode")
-    for ids in windows[:DECODE_WINDOWS]:
-        expected, logits = reference.logits(ids), _token_by_token(graph, ids)
-        differences.append((_largest(expected - logits), 0.0))
-        decode.add(expected[:-1], logits[:-1], ids[1:])
-    progress("greedy text")
-    prompts = [windows[i % len(windows)][:PROMPT_TOKENS] for i in range(GREEDY_PROMPTS)]
-    return Report(
-        max_logit_diff=max(logits for logits, _ in differences),
-        max_cache_diff=max(cache for _, cache in differences),
-        greedy_match=float(np.mean([_greedy_match(graph, reference, ids) for ids in prompts])),
-        prefill=prefill,
-        decode=decode,
-        limits=limits,
-    )
-
-
-def validate_bundle(
-    path: Path,
-    against: str | Path | None = None,
-    *,
-    max_perplexity_ratio: float = 1.01,
-    progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, Report]:
-    """Validate a finished bundle against a snapshot, the reference checkpoint when None.
-
-    Raises:
-        BundleError: the bundle cannot be opened.
-        SnapshotError: the snapshot cannot be opened.
-    """
-    progress("verify the bundle")
-    bundle = open_bundle(path)
-    progress("open the snapshot")
-    snapshot = open_snapshot(checkpoint_path() if against is None else against)
-    if snapshot.tokenizer_file.read_bytes() != bundle.tokenizer_file.read_bytes():
-        raise ValidationError(
-            f"{path} and {snapshot.path} have different tokenizers: the bundle was made from "
-            "another snapshot. Name that one with --against."
-        )
-    return validate_graphs(
-        {role: bundle.graph(role) for role in bundle.roles},
-        snapshot,
-        Limits.for_quantization(bundle.manifest.quantization, max_perplexity_ratio),
-        progress,
-    )
-
-
-def validate_graphs(
-    files: Mapping[str, Path],
-    snapshot: Snapshot,
-    limits: Limits,
-    progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, Report]:
-    """Validate every path through a bundle's graphs, its `files` by role.
-
-    Returns:
-        the report of `model`, the portable graph; where there are graphs over a static cache, of
-        `static`; and where those are two, of `columns`, the one that CPUs without fast products of
-        int8 blocks use for everything; of `check`, the one that runs guessed tokens; and of `cuda`,
-        which runs on the CPU where there is no GPU.
-    """
-    threads = torch.get_num_threads()
-    paths: dict[str, Graph] = {"model": PortableGraph(files["model"], threads)}
-    context = snapshot.config.max_position_embeddings
-    if "prefill" in files:
-        paths["static"] = StaticGraph.on_cpu(
-            files["prefill"], files.get("decode"), context, threads
-        )
-        if "decode" in files:
-            paths["columns"] = StaticGraph.on_cpu(files["prefill"], None, context, threads)
-        if "check" in files:
-            paths["check"] = StaticGraph.on_cpu(files["check"], None, context, threads)
-    if "cuda" in files:
-        device: Device = "cuda" if runs("CUDAExecutionProvider") else "cpu"
-        paths["cuda"] = StaticGraph.of_cuda(files["cuda"], device, context)
-    reference = Reference(snapshot.model)
-    encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
-
-    def report(name: str, graph: Graph) -> Report:
-        within = limits.in_half_precision() if name == "cuda" else limits
-        return validate(
-            graph, reference, encode, within, lambda step: progress(f"validate {name} {step}")
-        )
-
-    return {name: report(name, graph) for name, graph in paths.items()}
-
-
-def _windows(ids: Sequence[int], width: int) -> list[Ids]:
+    ids = encode(heldout_text())
+    width = min(context_length, LONGEST_WINDOW)
     count = len(ids) // width
     if count == 0:
         raise ValidationError(
@@ -178,62 +101,280 @@ def _windows(ids: Sequence[int], width: int) -> list[Ids]:
     return list(np.asarray(ids[: count * width], np.int64).reshape(count, width))
 
 
-def _largest(difference: npt.NDArray[np.float32]) -> float:
-    # A NaN stays one, and fails every limit.
-    return float(np.max(np.abs(difference))) if difference.size else 0.0
+def validate(
+    engine: Engine,
+    reference: Reference,
+    limits: Limits,
+    sample: Sample,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Figure, ...]:
+    """Compare the graph of `engine` with the PyTorch model until a figure does not hold.
+
+    Args:
+        engine: runs the graph.
+        reference: the PyTorch model, and the text.
+        limits: what the graph must hold.
+        sample: how much text is run.
+        progress: told the name of each check as it begins.
+    """
+    return until_failure(measure(engine, reference, limits, sample, progress))
 
 
-def _compare(graph: Graph, reference: Reference, rows: Sequence[Ids]) -> tuple[float, float]:
-    """Largest difference of logits and cache over `rows`, run as one batch padded on the left."""
-    width = max(len(row) for row in rows)
-    ids = np.zeros((len(rows), width), np.int64)
-    mask = np.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = row
-        mask[index, width - len(row) :] = 1
-    logits, cache = graph.run(ids, mask)
-    differences = []
-    for index, row in enumerate(rows):
-        expected, expected_cache = reference.with_cache(row)
-        start = width - len(row)
-        differences.append(
-            (
-                _largest(logits[index, start:] - expected),
-                max(
-                    _largest(ours[index, :, start:] - theirs[0])
-                    for ours, theirs in zip(cache, expected_cache, strict=True)
-                ),
-            )
-        )
-    return max(d for d, _ in differences), max(d for _, d in differences)
+def measure(
+    engine: Engine,
+    reference: Reference,
+    limits: Limits,
+    sample: Sample,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Figure]:
+    """The figures of `validate`, cheapest first, each measured when it is asked for."""
+    progress("whole windows")
+    whole = _Pieces(reference)
+    prefill = Divergence()
+    for row in range(min(_ROWS, len(reference.windows))):
+        logits = _at_once(engine, reference.windows[row])
+        whole.add(row, 0, logits)
+        _add_window(prefill, reference, row, logits)
+    yield figure("logit_difference.whole_windows", whole.largest, limit=limits.logits)
+    yield figure("mean_kl.whole_windows", Estimate.of(whole.kl), _far_beyond(limits.mean_kl))
+    if limits.logits is not None and limits.mean_kl is None:
+        yield from _against_float64(engine, reference, limits.logits)
+    for name, run in _WAYS:
+        progress(name.replace("_", " "))
+        pieces = _Pieces(reference)
+        run(engine, pieces)
+        yield figure(f"logit_difference.{name}", pieces.largest, limit=limits.logits)
+        if limits.mean_kl is not None:
+            at_once = float(np.mean(pieces.same_tokens_of(whole)))
+            limit = _PIECES_MULTIPLE * at_once + _PIECES_PART * limits.mean_kl
+            yield figure(f"mean_kl.{name}", float(np.mean(pieces.kl)), limit=limit)
+    progress("greedy text")
+    yield from _greedy(engine, reference, limits, sample)
+    progress("prefill")
+    yield from _prefill(engine, reference, limits, sample, prefill)
+    progress("decode")
+    yield from _decode(engine, reference, limits, sample, prefill)
 
 
-def _compare_continued(
-    graph: Graph, reference: Reference, ids: Ids, past: int
-) -> tuple[float, float]:
-    """Like `_compare`, with the first `past` tokens of `ids` already in the cache."""
-    _, cache = graph.run(ids[None, :past])
-    logits, cache = graph.run(ids[None, past:], past=cache)
-    expected, expected_cache = reference.with_cache(ids)
-    return _largest(logits[0] - expected[past:]), max(
-        _largest(ours - theirs) for ours, theirs in zip(cache, expected_cache, strict=True)
+def _at_once(engine: Engine, ids: Ids) -> Logits:
+    return engine.new_cache(1).append(ids[None], places=np.arange(len(ids)))
+
+
+def _add_window(into: Divergence, reference: Reference, window: int, logits: Logits) -> None:
+    into.add(reference.logits(window)[:-1], logits[:-1], reference.windows[window][1:])
+
+
+def _far_beyond(limit: float | None) -> float | None:
+    # A few windows refuse only what more of them could not save.
+    return None if limit is None else 2 * limit
+
+
+@dataclass
+class _Pieces:
+    """Logits of parts of the first windows, compared with PyTorch's."""
+
+    reference: Reference
+    _largest: list[float] = field(default_factory=list)
+    _kl: list[Samples] = field(default_factory=list)
+    _tokens: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, row: int, start: int, logits: Logits) -> None:
+        """Compare logits `[T, V]` of the tokens of window `row` from `start` on."""
+        end = start + len(logits)
+        expected = self.reference.logits(row)[start:end]
+        self._largest.append(float(np.max(np.abs(logits - expected))))
+        self._kl.append(kl_divergence(expected, logits))
+        self._tokens.append((row, start, end))
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of a logit; NaN if one is."""
+        return float(np.max(self._largest))
+
+    @property
+    def kl(self) -> Samples:
+        """KL divergence of each token, `[N]`."""
+        return np.concatenate(self._kl)
+
+    def same_tokens_of(self, whole: _Pieces) -> Samples:
+        """KL divergence `[N]` of the same tokens where their windows were run at once."""
+        return np.concatenate([whole._kl[row][start:end] for row, start, end in self._tokens])
+
+
+def _against_float64(engine: Engine, reference: Reference, limit: float) -> Iterator[Figure]:
+    noise = reference.noise
+    errors = [
+        float(np.max(np.abs(_at_once(engine, ids[: len(exact)]) - exact)))
+        for ids, exact in zip(reference.windows, noise.exact, strict=False)
+    ]
+    yield figure("float64_error.graph", float(np.max(errors)), limit=limit)
+    yield figure("float64_error.pytorch", noise.error)
+
+
+def _lengths(engine: Engine, pieces: _Pieces) -> None:
+    window = pieces.reference.windows[0]
+    for length in (length for length in LENGTHS if length < len(window)):
+        pieces.add(0, 0, _at_once(engine, window[:length]))
+
+
+def _continued(engine: Engine, pieces: _Pieces) -> None:
+    window = pieces.reference.windows[0]
+    for past, total in SPLITS:
+        if past < total <= len(window):
+            cache = engine.new_cache(1)
+            cache.append(window[None, :past])
+            new = window[None, past:total]
+            pieces.add(0, past, cache.append(new, places=np.arange(new.size)))
+
+
+def _batches(engine: Engine, pieces: _Pieces) -> None:
+    """Sequences of different lengths, twice some tokens and then one."""
+    windows = pieces.reference.windows
+    rows = [row % len(windows) for row in range(_ROWS)]
+    width = len(windows[0])
+    if width < _SHORTEST_OF_BATCHES:
+        return
+    cache = engine.new_cache(len(rows))
+    held = np.zeros(len(rows), np.int64)
+    for counts in (
+        np.array([width // 2, width // 3, 1]),
+        np.array([1, width // 4, max(1, width // 16)]),
+    ):
+        ids = np.zeros((len(rows), counts.max()), np.int64)
+        for index, (row, start, count) in enumerate(zip(rows, held, counts, strict=True)):
+            ids[index, :count] = windows[row][start : start + count]
+        real = np.arange(ids.shape[1]) < counts[:, None]
+        logits = cache.append(ids, counts, np.flatnonzero(real))
+        parts = np.split(logits, np.cumsum(counts)[:-1])
+        for row, start, part in zip(rows, held, parts, strict=True):
+            pieces.add(row, int(start), part)
+        held += counts
+    logits = cache.step(np.array([windows[row][at] for row, at in zip(rows, held, strict=True)]))
+    for row, at, part in zip(rows, held, logits.copy(), strict=True):
+        pieces.add(row, int(at), part[None])
+
+
+def _steps(engine: Engine, pieces: _Pieces) -> None:
+    """Single tokens from the first on, and up to the last."""
+    window = pieces.reference.windows[0]
+    for begin, end in ((0, 33), (len(window) - 17, len(window))):
+        cache = engine.new_cache(1)
+        if begin > 0:
+            cache.append(window[None, :begin])
+        for at in range(max(begin, 0), min(end, len(window))):
+            pieces.add(0, at, cache.step(window[at : at + 1]).copy())
+
+
+_WAYS: tuple[tuple[str, Callable[[Engine, _Pieces], None]], ...] = (
+    ("lengths", _lengths),
+    ("continued", _continued),
+    ("batches", _batches),
+    ("steps", _steps),
+)
+
+
+def _greedy(
+    engine: Engine, reference: Reference, limits: Limits, sample: Sample
+) -> Iterator[Figure]:
+    """Text of likeliest tokens: each is PyTorch's likeliest too, or in a tie with it.
+
+    Where float32 noise decides between two tokens, either is right; the gap between their logits in
+    PyTorch says whether it could.
+    """
+    same, gaps = [], []
+    for prompt in range(min(sample.greedy_prompts, len(reference.windows))):
+        ids = reference.windows[prompt]
+        ids = ids[: min(PROMPT_TOKENS, len(ids) - 1)]
+        tokens = min(sample.greedy_tokens, len(reference.windows[prompt]) - len(ids))
+        text = _continue(engine, ids, tokens)
+        logits = reference.run(np.concatenate([ids, text[:-1]]))[len(ids) - 1 :]
+        likeliest = logits.max(axis=1)
+        chosen = logits[np.arange(tokens), text]
+        same.append(chosen == likeliest)
+        gaps.append(likeliest - chosen)
+    yield figure("greedy_agreement", Estimate.of(np.concatenate(same)))
+    tie = None if limits.logits is None else 2 * limits.logits
+    yield figure("greedy_gap", float(np.max(np.concatenate(gaps))), limit=tie)
+
+
+def _continue(engine: Engine, prompt: Ids, tokens: int) -> Ids:
+    cache = engine.new_cache(1)
+    text = [int(cache.append(prompt[None])[0].argmax())]
+    while len(text) < tokens:
+        text.append(int(cache.step(np.array(text[-1:]))[0].argmax()))
+    return np.array(text)
+
+
+def _prefill(
+    engine: Engine, reference: Reference, limits: Limits, sample: Sample, divergence: Divergence
+) -> Iterator[Figure]:
+    """Whole windows, beyond those in `divergence` already."""
+    fewest, most = sample.prefill_windows
+    for window in range(_ROWS, min(most, len(reference.windows))):
+        estimates = divergence.perplexity_ratio, divergence.mean_kl
+        if window >= fewest and _are_settled(limits, *estimates):
+            break
+        logits = _at_once(engine, reference.windows[window])
+        _add_window(divergence, reference, window, logits)
+    yield figure("tokens.prefill", divergence.tokens)
+    yield figure("perplexity.prefill", divergence.perplexity)
+    yield figure("perplexity.pytorch", divergence.reference_perplexity)
+    ratio, kl = limits.perplexity_ratio, limits.mean_kl
+    yield figure("perplexity_ratio.prefill", divergence.perplexity_ratio, ratio)
+    yield figure("mean_kl.prefill", divergence.mean_kl, kl)
+    yield figure("same_top_token.prefill", divergence.same_top_token)
+
+
+def _decode(
+    engine: Engine, reference: Reference, limits: Limits, sample: Sample, prefill: Divergence
+) -> Iterator[Figure]:
+    """Windows fed one token at a time.
+
+    Few of them are enough: the estimate is prefill's, on its many windows, and the mean difference
+    of the same tokens in decode, which varies much less than what either loses.
+    """
+    fewest, most = sample.decode_windows
+    stepped = Divergence()
+    places: list[Ids] = []
+    for window in range(min(most, len(reference.windows))):
+        if window >= fewest and _are_settled(limits, *_of_decode(prefill, stepped, places)[:2]):
+            break
+        if prefill.tokens < (window + 1) * (len(reference.windows[window]) - 1):
+            # Prefill was settled with fewer windows.
+            logits = _at_once(engine, reference.windows[window])
+            _add_window(prefill, reference, window, logits)
+        ids = reference.windows[window][: sample.decode_tokens + 1]
+        count = len(ids) - 1
+        cache = engine.new_cache(1)
+        logits = np.stack([cache.step(ids[at : at + 1])[0].copy() for at in range(count)])
+        stepped.add(reference.logits(window)[:count], logits, ids[1:])
+        places.append(window * (len(reference.windows[window]) - 1) + np.arange(count))
+    ratio, kl, same = _of_decode(prefill, stepped, places)
+    yield figure("tokens.decode", stepped.tokens)
+    yield figure("perplexity_ratio.decode", ratio, limits.perplexity_ratio)
+    yield figure("mean_kl.decode", kl, limits.mean_kl)
+    yield figure("same_top_token.decode", same)
+
+
+def _of_decode(
+    prefill: Divergence, stepped: Divergence, places: Sequence[Ids]
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Perplexity ratio, KL and same top token; `places` are those of the steps in prefill."""
+    same_tokens = np.concatenate(places)
+
+    def estimate(all_at_once: Samples, one_by_one: Samples) -> Estimate:
+        return Estimate.of(all_at_once) + Estimate.of(one_by_one - all_at_once[same_tokens])
+
+    return (
+        estimate(prefill.log_ratio_samples, stepped.log_ratio_samples).exp(),
+        estimate(prefill.kl_samples, stepped.kl_samples),
+        estimate(prefill.same_top_samples, stepped.same_top_samples),
     )
 
 
-def _token_by_token(graph: Graph, ids: Ids) -> Logits:
-    cache, rows = None, []
-    for token in ids:
-        logits, cache = graph.run(np.array([[token]]), past=cache)
-        rows.append(logits[0, 0])
-    return np.stack(rows)
-
-
-def _greedy_match(graph: Graph, reference: Reference, prompt: Ids) -> float:
-    tokens = min(GREEDY_TOKENS, reference.model.config.max_position_embeddings - len(prompt))
-    expected = reference.greedy(prompt, tokens)
-    logits, cache = graph.run(prompt[None])
-    for count, token in enumerate(expected):
-        if int(logits[0, -1].argmax()) != token:
-            return count / tokens
-        logits, cache = graph.run(np.array([[token]]), past=cache)
-    return 1.0
+def _are_settled(limits: Limits, ratio: Estimate, kl: Estimate) -> bool:
+    pairs = ((limits.perplexity_ratio, ratio), (limits.mean_kl, kl))
+    return all(
+        limit is None or abs(estimate.value - limit) >= _SETTLED * estimate.standard_error
+        for limit, estimate in pairs
+    )

@@ -53,13 +53,15 @@ def _as_dict(bundle: Bundle, graphs: dict[str, GraphSummary]) -> dict[str, Any]:
 def _print(bundle: Bundle, graphs: dict[str, GraphSummary]) -> None:
     from rich.console import Console
 
+    from atom_edge.cli.figures import figure_table
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(_manifest_table(bundle))
     console.print(_file_table(bundle))
     for role, graph in graphs.items():
         _print_graph(console, role, graph)
-    if bundle.manifest.validation:
-        console.print(_validation_table(bundle))
+    if bundle.manifest.validation.measured:
+        console.print(figure_table(bundle.manifest.validation, "validation against PyTorch"))
 
 
 def _manifest_table(bundle: Bundle) -> Any:
@@ -107,18 +109,6 @@ def _print_graph(console: Console, role: str, graph: GraphSummary) -> None:
         size = sum(tensor.bytes for tensor in rest)
         table.add_row("tensor", f"{len(rest)} smaller ones", f"{size:,} bytes")
     console.print(table)
-
-
-def _validation_table(bundle: Bundle) -> Any:
-    from rich.table import Table
-
-    from atom_edge.cli.export import validation_rows
-
-    table = Table("validation against PyTorch", "value", title_justify="left")
-    table.columns[1].justify = "right"
-    for row in validation_rows(bundle.manifest.validation):
-        table.add_row(*row)
-    return table
 
 
 def _text(value: object) -> Any:

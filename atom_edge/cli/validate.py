@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from atom_edge.cli.limits import MaxKl, MaxPerplexityRatio, Validate
+
 
 def validate_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle.", show_default=False)],
@@ -14,39 +16,52 @@ def validate_command(
         str | None,
         typer.Option(
             help="The snapshot that the bundle was made from, a folder or hub id; without it, the "
-            "reference checkpoint.",
+            "one that the manifest names.",
             show_default=False,
         ),
     ] = None,
-    max_perplexity_ratio: Annotated[
-        float, typer.Option(min=1.0, help="Fail if int8 loses more than this.")
-    ] = 1.01,
+    max_perplexity_ratio: MaxPerplexityRatio = None,
+    max_kl: MaxKl = None,
+    validate: Validate = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub repository.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Also run the snapshot's own model code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Repeat the checks of the export: a bundle against the PyTorch model it came from.
 
     Exits 1 if a check fails.
     """
-    import json
-
-    from atom_edge.cli.export import validation_rows
     from atom_edge.cli.extras import needs_extra
+    from atom_edge.cli.figures import figure_table, show_figures_of_failure
     from atom_edge.cli.steps import show_steps
 
     with needs_extra("atom-edge validate", "export"):
-        from atom_edge.exporters.report import summary
+        from atom_edge.exporters.repeat import check, validate_bundle
         from atom_edge.exporters.threads import leave_cores_free
-        from atom_edge.exporters.validate import validate_bundle
 
     leave_cores_free()
-    with show_steps(quiet=as_json) as step:
-        reports = validate_bundle(
-            bundle, against, max_perplexity_ratio=max_perplexity_ratio, progress=step
-        )
+    with show_figures_of_failure(as_json):
+        with show_steps(quiet=as_json) as step:
+            measured = validate_bundle(
+                bundle,
+                against,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                max_perplexity_ratio=max_perplexity_ratio,
+                max_kl=max_kl,
+                effort=None if validate is None else validate.value,
+                progress=step,
+            )
+        check(measured)
     if as_json:
-        typer.echo(json.dumps({"bundle": str(bundle), "validation": summary(reports)}, indent=2))
+        from atom_edge.border import format_json
+
+        typer.echo(format_json({"bundle": str(bundle), "validation": measured}).decode(), nl=False)
     else:
-        for label, value in validation_rows(summary(reports)):
-            typer.echo(f"{label:<44} {value}")
-    for report in reports.values():
-        report.check()
+        from rich.console import Console
+
+        Console().print(figure_table(measured, "validation against PyTorch: passed"))

@@ -6,12 +6,15 @@ Knows nothing of models: it is fed logits of both and the tokens that came next.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+
+_BLOCK = 2**17  # logits that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Estimate:
         error = float(np.std(samples, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(np.mean(samples)), error)
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """The sum of two independent estimates."""
+        error = math.hypot(self.standard_error, other.standard_error)
+        return Estimate(self.value + other.value, error)
+
     def exp(self) -> Estimate:
         """The exponential, its error to first order (the delta method)."""
         return Estimate(math.exp(self.value), math.exp(self.value) * self.standard_error)
@@ -38,6 +46,25 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def kl_divergence(reference: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]) -> Floats:
+    """KL divergence in nats `[N]` of each prediction: logits `[N, V]` of both models."""
+    parts = [
+        _kl(log_softmax(reference[rows]), log_softmax(logits[rows])) for rows in _blocks(logits)
+    ]
+    return np.concatenate(parts)
+
+
+def _kl(log_p: Floats, log_q: Floats) -> Floats:
+    divergence: Floats = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return divergence
+
+
+def _blocks(logits: npt.NDArray[np.floating]) -> Iterator[slice]:
+    """Slices of the rows of `[N, V]`, so small that float64 copies of them stay in a cache."""
+    rows = max(1, _BLOCK // logits.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 @dataclass
@@ -61,12 +88,13 @@ class Divergence:
         targets: npt.NDArray[np.int64],
     ) -> None:
         """Add N predictions: logits `[N, V]` of both models and the tokens `[N]` that came next."""
-        log_p, log_q = log_softmax(reference), log_softmax(logits)
-        rows = np.arange(len(targets))
-        self.kl.append((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
-        self.reference_nll.append(-log_p[rows, targets])
-        self.nll.append(-log_q[rows, targets])
-        self.same_top.append(log_p.argmax(-1) == log_q.argmax(-1))
+        for rows in _blocks(logits):
+            log_p, log_q = log_softmax(reference[rows]), log_softmax(logits[rows])
+            ahead = np.arange(len(log_p)), targets[rows]
+            self.kl.append(_kl(log_p, log_q))
+            self.reference_nll.append(-log_p[ahead])
+            self.nll.append(-log_q[ahead])
+            self.same_top.append(log_p.argmax(-1) == log_q.argmax(-1))
 
     @property
     def tokens(self) -> int:
@@ -74,9 +102,24 @@ class Divergence:
         return sum(len(part) for part in self.kl)
 
     @property
+    def kl_samples(self) -> Floats:
+        """Divergence of each prediction in nats, `[N]`."""
+        return np.concatenate(self.kl)
+
+    @property
+    def log_ratio_samples(self) -> Floats:
+        """How much less likely, in nats, the model held each next token, `[N]`."""
+        return np.concatenate(self.nll) - np.concatenate(self.reference_nll)
+
+    @property
+    def same_top_samples(self) -> Floats:
+        """1 for each prediction in which both models put the same token first, else 0, `[N]`."""
+        return np.concatenate(self.same_top).astype(np.float64)
+
+    @property
     def mean_kl(self) -> Estimate:
         """Mean divergence in nats a token."""
-        return Estimate.of(np.concatenate(self.kl))
+        return Estimate.of(self.kl_samples)
 
     @property
     def perplexity(self) -> Estimate:
@@ -91,9 +134,9 @@ class Divergence:
     @property
     def perplexity_ratio(self) -> Estimate:
         """The model's perplexity over the reference's; its error is of the paired difference."""
-        return Estimate.of(np.concatenate(self.nll) - np.concatenate(self.reference_nll)).exp()
+        return Estimate.of(self.log_ratio_samples).exp()
 
     @property
     def same_top_token(self) -> Estimate:
         """Share of the predictions in which both models put the same token first."""
-        return Estimate.of(np.concatenate(self.same_top))
+        return Estimate.of(self.same_top_samples)

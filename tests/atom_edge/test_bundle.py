@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from atom_edge.bundle import Bundle, open_bundle, seal, write_bundle
 from atom_edge.errors import BundleError, IntegrityError
-from atom_edge.manifest import FORMAT_VERSION, Manifest, Role
+from atom_edge.manifest import FORMAT_VERSION, Figure, Manifest, Measured, Role, Validation
 
 ENTRY = {"bytes": 0, "sha256": "0" * 64}
 MANIFEST = Manifest(context_length=512, graphs={"model": "onnx/model.onnx"}, quantization="int8")
@@ -224,7 +224,8 @@ def test_a_role_of_a_later_release_is_passed_over(folder: Path) -> None:
 
 
 def test_a_figure_that_is_not_finite_is_never_written(folder: Path) -> None:
-    broken = msgspec.structs.replace(MANIFEST, validation={"mean_kl": float("nan")})
+    measured = Measured("model", "", (Figure("mean_kl", float("nan")),))
+    broken = msgspec.structs.replace(MANIFEST, validation=Validation(measured=(measured,)))
     with pytest.raises(BundleError, match="not finite"):
         seal(folder, broken)
 

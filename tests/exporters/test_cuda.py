@@ -15,9 +15,10 @@ from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import open_snapshot
 from atom_edge.cli import app
 from atom_edge.errors import ExportError
+from atom_edge.exporters.choose import count_operators
 from atom_edge.exporters.cuda import cuda_graph
-from atom_edge.exporters.export import count_operators, export
-from atom_edge.exporters.passes.half_precision import to_half_precision
+from atom_edge.exporters.export import export
+from atom_edge.exporters.precision.half import to_half_precision
 from atom_edge.exporters.trace import trace
 
 # What onnxruntime 1.31 runs on a GPU in float16, of all that a decoder of this kind needs.
@@ -37,10 +38,11 @@ def test_the_bundle_is_validated_and_says_what_it_is_for(small_cuda_bundle: Path
     bundle = open_bundle(small_cuda_bundle)
     assert bundle.manifest.target == "cuda"
     assert bundle.roles == ("model", "cuda")
-    report = bundle.manifest.validation["cuda"]
-    assert 0 < report["max_logit_diff"] < 0.05
-    assert report["perplexity_ratio"] == pytest.approx(1, abs=1e-3)
-    assert report["limits"]["max_perplexity_ratio"] == 1.001
+    model, cuda = bundle.manifest.validation.measured
+    assert (model.path, cuda.path) == ("model", "cuda")
+    assert cuda.failure is None
+    assert cuda["perplexity_ratio.prefill"].value == pytest.approx(1, abs=1e-3)
+    assert cuda["perplexity_ratio.decode"].limit == 1.001
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -92,7 +94,7 @@ def test_the_command_line_exports_and_says_where_it_runs(
     arguments = [str(small_snapshot), "-o", str(bundle), "--target", "cuda", "--quantize", "int8"]
     exported = runner.invoke(app, ["export", *arguments])
     assert exported.exit_code == 0, exported.output
-    assert "perplexity ratio, decode, CUDA" in exported.output
+    assert "graph 'cuda'" in exported.output
     options = ["--bundle", str(bundle), "--provider", "auto", "-n", "3"]
     generated = runner.invoke(app, ["generate", "The", *options])
     assert generated.exit_code == 0

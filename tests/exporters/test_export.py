@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -16,12 +15,11 @@ from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import open_snapshot
 from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
+from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO
 from atom_edge.exporters.portable import PortableGraph
-from atom_edge.exporters.reference import Reference
-from atom_edge.exporters.report import Limits, summary
+from atom_edge.exporters.repeat import check, validate_bundle
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import validate, validate_bundle
-from atom_edge.tokenizer import Tokenizer
+from atom_edge.manifest import Measured
 
 BUNDLE_FILES = {
     "README.md",
@@ -33,27 +31,38 @@ BUNDLE_FILES = {
 }
 
 
+def value(measured: Measured, name: str) -> float:
+    found = measured[name].value
+    assert found is not None
+    return found
+
+
 def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
     bundle = open_bundle(small_bundle)
     assert set(bundle.manifest.files) == BUNDLE_FILES | {"onnx/model.onnx", "onnx/prefill.onnx"}
     validation = bundle.manifest.validation
-    assert validation["max_logit_diff"] <= 1e-4
-    assert validation["max_cache_diff"] <= 1e-4
-    assert validation["greedy_match"] == 1.0
-    assert validation["mean_kl"] == pytest.approx(0, abs=1e-8)
-    assert validation["prefill"]["tokens"] == 40 * 127
+    assert validation.effort == "quick"
+    assert [measured.path for measured in validation.measured] == ["model", "static"]
+    for measured in validation.measured:
+        assert measured.failure is None
+        noise = value(measured, "float64_error.pytorch")
+        assert 0 < value(measured, "float64_error.graph") < 10 * noise
+        assert measured["logit_difference.batches"].limit is not None
+        assert value(measured, "mean_kl.prefill") == pytest.approx(0, abs=1e-8)
+        assert value(measured, "greedy_gap") < 1e-4
     onnx.checker.check_model(bundle.graph(), full_check=True)
 
 
 def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
-    roles = ("model_quantized", "prefill", "decode", "check")
-    graphs = {f"onnx/{role}.onnx" for role in roles}
+    graphs = {f"onnx/{role}.onnx" for role in ("model_quantized", "prefill", "decode")}
     assert set(bundle.manifest.files) == BUNDLE_FILES | graphs
     validation = bundle.manifest.validation
-    assert 0 < validation["mean_kl"] < 0.01
-    assert validation["perplexity_ratio"] <= 1.01
-    assert validation["prefill"]["perplexity_ratio"]["standard_error"] > 0
+    assert (validation.max_perplexity_ratio, validation.max_kl) == (MAX_PERPLEXITY_RATIO, MAX_KL)
+    for measured in validation.measured:
+        assert 0 < value(measured, "mean_kl.prefill") <= MAX_KL
+        assert value(measured, "perplexity_ratio.decode") <= MAX_PERPLEXITY_RATIO
+        assert measured["perplexity_ratio.prefill"].standard_error > 0
     ratio = bundle.graph().stat().st_size / open_bundle(small_bundle).graph().stat().st_size
     assert ratio < 0.35
     graph = ir.load(bundle.graph()).graph
@@ -83,8 +92,9 @@ def test_a_llama_with_an_embedding_of_its_own_exports(make_snapshot, tmp_path: P
         max_position_embeddings=64,
     )
     result = pipeline.export(open_snapshot(snapshot), tmp_path / "out", quantization="int8")
-    failures = {name: report.failures() for name, report in result.reports.items()}
-    assert failures == {"model": [], "static": [], "columns": [], "check": []}
+    validation = result.manifest.validation
+    assert validation.failure is None
+    assert validation.measured[0].path == "model"
     graph = ir.load(open_bundle(tmp_path / "out").graph())
     floats = [
         value.name
@@ -111,29 +121,21 @@ def test_a_wrong_graph_leaves_no_bundle(
     destination = tmp_path / "out"
     if occupied:
         destination.mkdir()
-    with pytest.raises(ValidationError, match="largest logit difference"):
+    with pytest.raises(ValidationError, match="logit difference"):
         pipeline.export(open_snapshot(small_snapshot), destination, force=occupied)
     assert [p.name for p in tmp_path.iterdir()] == (["out"] if occupied else [])
 
 
-def test_a_graph_that_is_not_a_number_fails(small_snapshot: Path, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_a_number_is_refused(small_snapshot: Path, tmp_path: Path) -> None:
     snapshot = open_snapshot(small_snapshot)
-    graph = trace(snapshot.model)
-    norm = next(v for v in graph.graph.initializers.values() if "norm" in v.name)
-    norm.const_value = ir.tensor(np.full(64, np.nan, np.float32), name=norm.name)
-    ir.save(graph, tmp_path / "model.onnx")
-    report = validate(
-        PortableGraph(tmp_path / "model.onnx"),
-        Reference(snapshot.model),
-        Tokenizer.from_file(snapshot.tokenizer_file).encode,
-        Limits.for_quantization("int8"),
-    )
-    with pytest.raises(ValidationError, match="nan"):
-        report.check()
+    snapshot.model.model.embed_tokens.weight.data[7] = float("nan")
+    with pytest.raises(ExportError, match=r"embed_tokens.* not finite"):
+        pipeline.export(snapshot, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_beyond_its_limit_is_refused(small_snapshot: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="perplexity ratio"):
+    with pytest.raises(ValidationError, match=r"perplexity ratio|KL"):
         pipeline.export(
             open_snapshot(small_snapshot),
             tmp_path / "out",
@@ -157,8 +159,19 @@ def test_validation_of_a_bundle_can_be_repeated(
     small_int8_bundle: Path, small_snapshot: Path
 ) -> None:
     first = open_bundle(small_int8_bundle).manifest.validation
-    again = summary(validate_bundle(small_int8_bundle, small_snapshot))
-    assert again["prefill"]["perplexity"] == pytest.approx(first["prefill"]["perplexity"], rel=1e-4)
+    again = validate_bundle(small_int8_bundle, small_snapshot)
+    check(again)
+    assert (again.effort, again.max_kl) == (first.effort, first.max_kl)
+    for once, repeated in zip(first.measured, again.measured, strict=True):
+        assert [figure.name for figure in once.figures] == [f.name for f in repeated.figures]
+        assert value(repeated, "perplexity.prefill") == pytest.approx(
+            value(once, "perplexity.prefill"), rel=1e-4
+        )
+
+
+def test_a_bundle_is_not_validated_against_other_weights(small_bundle: Path, make_snapshot) -> None:
+    with pytest.raises(ValidationError, match=r"weights in .* sha256"):
+        validate_bundle(small_bundle, make_snapshot(num_hidden_layers=1))
 
 
 def test_a_bundle_is_not_validated_against_another_tokenizer(
@@ -199,14 +212,25 @@ def test_the_command_line_exports_validates_and_refuses(
     assert summary["files"]["onnx/model_quantized.onnx"] == (
         (out / "onnx/model_quantized.onnx").stat().st_size
     )
-    assert {"max_logit_diff", "greedy_match", "mean_kl", "perplexity_ratio", "same_top_token"} <= (
-        summary["validation"].keys()
+    assert summary["validation"]["effort"] == "quick"
+    figures = {figure["name"]: figure for figure in summary["validation"]["measured"][0]["figures"]}
+    assert (
+        figures["perplexity_ratio.decode"]["value"] <= figures["perplexity_ratio.decode"]["limit"]
     )
     assert summary["tokens_per_second"] > 0
 
     repeated = atom_edge("validate", out, "--against", small_snapshot)
     assert repeated.returncode == 0, repeated.stderr
     assert "perplexity ratio, decode" in repeated.stdout
+    assert "passed" in repeated.stdout
+
+    refused = atom_edge(
+        "export", small_snapshot, "-o", tmp_path / "no", "--quantize", "int8", "--max-kl", 1e-9
+    )
+    assert refused.returncode == 1
+    assert "FAILED" in refused.stdout
+    assert "--max-kl" in refused.stderr
+    assert not (tmp_path / "no").exists()
 
     occupied = atom_edge("export", small_snapshot, "-o", out)
     assert occupied.returncode == 1

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from atom_edge.errors import ExportError
-from atom_edge.exporters.quantize import add_initializer, dequantize_blocks, quantize
-from atom_edge.exporters.quantize import quantize_blocks as blocks
+from atom_edge.exporters.precision.blocks import add_initializer, dequantize_blocks, quantize
+from atom_edge.exporters.precision.blocks import quantize_blocks as blocks
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 

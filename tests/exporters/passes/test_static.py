@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from atom_edge.exporters.passes import for_check, for_decode, for_prefill
-from atom_edge.exporters.quantize_dynamic import quantize_columns, quantize_dynamic
+from atom_edge.exporters.precision.columns import quantize_columns, quantize_dynamic
 
 from .conftest import CONTEXT, LAYERS, Arrays, operators, portable_inputs, run, run_in_place
 

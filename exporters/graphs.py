@@ -1,0 +1,153 @@
+"""The table of what a bundle's graphs are: how each is made, how precise it may be, what runs it.
+
+A form is a way to run the model, of one graph or a few; a bundle for a target has each of the
+target's forms that measures well enough. For each precision a form has candidates, fastest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import onnx_ir as ir
+
+from atom_edge.checkpoint import Snapshot
+from atom_edge.exporters.cuda import cuda_graph
+from atom_edge.exporters.passes import fuse, tidy
+from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.precision.blocks import quantize
+from atom_edge.exporters.static import static_graphs
+from atom_edge.exporters.validate import Engine
+from atom_edge.manifest import Quantization, Role, Target
+from atom_edge.runtimes.doctor import runs
+from atom_edge.runtimes.engines.cuda import CudaEngine
+from atom_edge.runtimes.engines.interface import Device
+from atom_edge.runtimes.engines.static import StaticEngine
+from atom_edge.runtimes.providers import open_graph
+
+MAX_PERPLEXITY_RATIO = 1.008
+MAX_KL = 0.004
+"""What int8 may lose by default: perplexity over PyTorch's, and mean KL divergence in nats."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What graphs are made from.
+
+    Attributes:
+        snapshot: the PyTorch model and what belongs to it.
+        traced: the same as an ONNX graph in float32.
+    """
+
+    snapshot: Snapshot
+    traced: ir.Model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to make a form's graphs.
+
+    Attributes:
+        scheme: what it does to weights and activations, in words.
+        build: the graphs by role; none where the model has no such form.
+    """
+
+    scheme: str
+    build: Callable[[Source], Mapping[Role, ir.Model]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to run the model.
+
+    Attributes:
+        label: how tables name it.
+        roles: those of its graphs that every bundle with this form has.
+        candidates: ways to make its graphs for each precision, fastest first.
+        engines: what runs its files (by role) in a context of so many tokens, on so many threads;
+            more than one where a session takes different ways through the same graphs.
+        required: whether an export without it is refused.
+        half: whether its floats are float16.
+    """
+
+    label: str
+    roles: tuple[Role, ...]
+    candidates: Mapping[Quantization, tuple[Candidate, ...]]
+    engines: Callable[[Mapping[Role, Path], int, int], Mapping[str, Engine]]
+    required: bool = True
+    half: bool = False
+
+
+FLOAT32 = "float32"
+_BLOCKS = "8-bit weights in blocks of 32, activations quantized by row and block in the kernel"
+
+
+def _portable(files: Mapping[Role, Path], _: int, threads: int) -> Mapping[str, Engine]:
+    return {"model": PortableGraph(files[Role.MODEL], threads)}
+
+
+def _static(files: Mapping[Role, Path], context: int, _: int) -> Mapping[str, Engine]:
+    prefill = partial(open_graph, files[Role.PREFILL])
+    if Role.DECODE not in files:
+        return {"static": StaticEngine(prefill, None, context)}
+    decode = partial(open_graph, files[Role.DECODE])
+    # CPUs without fast products of int8 blocks use the first graph for everything.
+    return {
+        "static": StaticEngine(prefill, decode, context),
+        "columns": StaticEngine(prefill, None, context),
+    }
+
+
+def _cuda(files: Mapping[Role, Path], context: int, _: int) -> Mapping[str, Engine]:
+    device: Device = "cuda" if runs("CUDAExecutionProvider") else "cpu"
+    return {"cuda": CudaEngine(files[Role.CUDA], device, context)}
+
+
+PORTABLE = Form(
+    "portable graph",
+    (Role.MODEL,),
+    {
+        # In float32 it stays within standard ONNX, for runtimes of any make.
+        "none": (Candidate(FLOAT32, lambda source: {Role.MODEL: source.traced}),),
+        "int8": (
+            Candidate(_BLOCKS, lambda source: {Role.MODEL: quantize(tidy(fuse(source.traced)))}),
+        ),
+    },
+    _portable,
+)
+STATIC = Form(
+    "static cache",
+    (Role.PREFILL,),
+    {
+        "none": (Candidate(FLOAT32, lambda source: static_graphs(source.traced, int8=False)),),
+        "int8": (
+            Candidate(
+                "8-bit weights in columns and in blocks of 64",
+                lambda source: static_graphs(source.traced, int8=True),
+            ),
+        ),
+    },
+    _static,
+    required=False,
+)
+CUDA = Form(
+    "CUDA",
+    (Role.CUDA,),
+    {
+        "none": (
+            Candidate("float16", lambda source: {Role.CUDA: cuda_graph(source.traced, int8=False)}),
+        ),
+        "int8": (
+            Candidate(
+                "8-bit weights in blocks of 32, multiplied in float16",
+                lambda source: {Role.CUDA: cuda_graph(source.traced, int8=True)},
+            ),
+        ),
+    },
+    _cuda,
+    half=True,
+)
+FORMS: Mapping[Target, tuple[Form, ...]] = {"cpu": (PORTABLE, STATIC), "cuda": (PORTABLE, CUDA)}
+ALL_FORMS = (PORTABLE, STATIC, CUDA)

@@ -1,0 +1,117 @@
+"""The validation of a finished bundle: what its export checked, again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.checkpoint import Snapshot, open_snapshot
+from atom_edge.errors import ValidationError
+from atom_edge.exporters.choose import Standard, measure_form
+from atom_edge.exporters.export import open_reference
+from atom_edge.exporters.graphs import ALL_FORMS, MAX_KL, MAX_PERPLEXITY_RATIO
+from atom_edge.manifest import Effort, Measured, Validation
+from atom_edge.reference import NAME, checkpoint_path
+
+
+def validate_bundle(
+    path: Path,
+    against: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    max_perplexity_ratio: float | None = None,
+    max_kl: float | None = None,
+    effort: Effort | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Validation:
+    """Validate a finished bundle against the snapshot that it was made from.
+
+    Args:
+        path: the bundle.
+        against: that snapshot, a folder or a hub id; the one that the manifest names when None.
+        revision: of a hub repository; the one that the manifest names when None.
+        trust_remote_code: run the snapshot's own model code.
+        max_perplexity_ratio: limit for int8; that of the export when None.
+        max_kl: likewise.
+        effort: how much text is run; as much as the export did when None.
+        progress: told the name of each step as it begins.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        SnapshotError: the snapshot cannot be opened.
+        ValidationError: it is not the snapshot that the bundle was made from.
+
+    Returns:
+        what was measured, up to the first figure that does not hold; see `check`.
+    """
+    progress("verify the bundle")
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    progress("open the snapshot")
+    snapshot = open_snapshot(
+        _source(bundle) if against is None else against,
+        revision=revision or (manifest.source.revision if against is None else None),
+        trust_remote_code=trust_remote_code,
+    )
+    _check_same_source(bundle, snapshot)
+    exported = manifest.validation
+    standard = Standard(
+        open_reference(snapshot),
+        manifest.quantization,
+        max_perplexity_ratio or exported.max_perplexity_ratio or MAX_PERPLEXITY_RATIO,
+        max_kl or exported.max_kl or MAX_KL,
+        effort or exported.effort or "quick",
+    )
+    schemes = {measured.path: measured.scheme for measured in exported.measured}
+    measured: list[Measured] = []
+    for form in ALL_FORMS:
+        if all(role in bundle.roles for role in form.roles):
+            files = {role: bundle.graph(role) for role in bundle.roles}
+            scheme = next((schemes[role] for role in form.roles if role in schemes), "")
+            measured += measure_form(form, files, scheme, bundle.context_length, standard, progress)
+            if measured[-1].failure is not None:
+                break
+    return standard.validation(measured)
+
+
+def check(validation: Validation) -> None:
+    """Raise `ValidationError` unless every figure of a repeated validation holds."""
+    if validation.failure is not None:
+        name, figure = validation.failure
+        raise ValidationError(
+            f"The bundle's graph '{name}' does not compute what the PyTorch model computes: "
+            f"{figure}. Fetch or export the bundle again; if that changes nothing, please "
+            "report it with this message.",
+            validation,
+        )
+
+
+def _source(bundle: Bundle) -> str | Path:
+    """The snapshot that the manifest names, where it can be found."""
+    source = bundle.manifest.source
+    if source.repo == NAME:
+        return checkpoint_path()
+    if source.repo is None or source.revision is None:
+        raise ValidationError(
+            f"{bundle.path} was made from a folder"
+            + (f" named {source.repo!r}" if source.repo else "")
+            + ". Say where that is with --against."
+        )
+    return source.repo
+
+
+def _check_same_source(bundle: Bundle, snapshot: Snapshot) -> None:
+    if snapshot.tokenizer_file.read_bytes() != bundle.tokenizer_file.read_bytes():
+        raise ValidationError(
+            f"{bundle.path} and {snapshot.path} have different tokenizers: the bundle was made "
+            "from another snapshot. Name that one with --against."
+        )
+    stated, found = bundle.manifest.source.sha256, snapshot.provenance["sha256"]
+    if stated and stated != found:
+        raise ValidationError(
+            f"The weights in {snapshot.path} are not those that {bundle.path} was made from: "
+            "their sha256 differ from the manifest's. Name the right snapshot with --against, or "
+            "export the bundle again."
+        )
