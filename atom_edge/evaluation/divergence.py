@@ -42,10 +42,11 @@ class Estimate:
 
 
 def log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
-    """Log-probabilities over the last axis, float64."""
+    """Log-probabilities over the last axis, float64; NaN where a logit is not finite."""
     shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # what is not finite shows in the result
+        shifted -= shifted.max(axis=-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def kl_divergence(reference: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]) -> Floats:

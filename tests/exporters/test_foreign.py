@@ -20,7 +20,8 @@ import pytest
 
 from atom_edge.bundle import open_bundle, seal
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.export import save_graph, write_texts
+from atom_edge.exporters.choose import save_graph
+from atom_edge.exporters.export import write_texts
 from atom_edge.exporters.trace import trace
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines.portable import PortableEngine
