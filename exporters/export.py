@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,8 @@ def tool_versions() -> dict[str, str]:
 
 def write_texts(staging: Path, snapshot: Snapshot, manifest: Manifest) -> None:
     """Write everything of a bundle that is not a graph: tokenizer, configuration, model card."""
-    tokenizer_config = _read_if_there(snapshot.path / "tokenizer_config.json")
-    tokenizer_config["tokenizer_class"] = "GPT2TokenizerFast"
-    tokenizer_config["model_max_length"] = snapshot.config.max_position_embeddings
-    _write_json(staging / "tokenizer_config.json", tokenizer_config)
-    (staging / "tokenizer.json").write_bytes(snapshot.tokenizer_file.read_bytes())
+    context_length = snapshot.config.max_position_embeddings
+    write_tokenizer(staging, snapshot.tokenizer_file, snapshot.tokenizer_config, context_length)
     if snapshot.chat_template is not None:
         (staging / "chat_template.jinja").write_text(snapshot.chat_template, encoding="utf-8")
     _write_json(staging / "config.json", portable_config(snapshot.config))
@@ -156,6 +153,19 @@ def write_texts(staging: Path, snapshot: Snapshot, manifest: Manifest) -> None:
         genai_config(snapshot.config, snapshot.generation_config, manifest.graphs[Role.MODEL]),
     )
     (staging / "README.md").write_text(model_card(manifest), encoding="utf-8")
+
+
+def write_tokenizer(
+    staging: Path, file: Path, config: Mapping[str, Any], context_length: int
+) -> None:
+    """Write a tokenizer for classes of transformers, and for runtimes that go by their names."""
+    # A class brings special tokens of its own for roles that are not stated.
+    roles = ("bos_token", "eos_token", "unk_token", "pad_token")
+    stated = {**dict.fromkeys(roles), **config, "model_max_length": context_length}
+    if not _is_sentencepiece(file):
+        stated["tokenizer_class"] = "GPT2TokenizerFast"
+    _write_json(staging / "tokenizer_config.json", stated)
+    (staging / "tokenizer.json").write_bytes(file.read_bytes())
 
 
 def portable_config(config: AtomConfig) -> dict[str, Any]:
@@ -186,8 +196,10 @@ def portable_config(config: AtomConfig) -> dict[str, Any]:
     }
 
 
-def _read_if_there(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+def _is_sentencepiece(tokenizer_file: Path) -> bool:
+    """Whether a class of its own must read it: foreign runtimes go by the class, not the file."""
+    model = json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"]
+    return bool(model.get("byte_fallback"))
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

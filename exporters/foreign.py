@@ -17,14 +17,19 @@ def genai_config(
     """`genai_config.json` for the portable graph `graph_file`, a path within the bundle.
 
     The cache grows by concatenation, so that past and present may not share a buffer. Source:
-    the configuration reference of onnxruntime-genai.
+    the configuration reference of onnxruntime-genai, which refuses null, and a list but for the
+    end-of-sequence ids.
     """
+    ids = {
+        name: generation_config.get(name, getattr(config, name))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    begin, pad = _first(ids["bos_token_id"]), _first(ids["pad_token_id"])
+    stated = {"bos_token_id": begin, "eos_token_id": ids["eos_token_id"], "pad_token_id": pad or 0}
     return {
         "model": {
             "type": "decoder",
-            "bos_token_id": generation_config.get("bos_token_id", config.bos_token_id),
-            "eos_token_id": generation_config.get("eos_token_id", config.eos_token_id),
-            "pad_token_id": generation_config.get("pad_token_id", config.pad_token_id) or 0,
+            **{name: value for name, value in stated.items() if value is not None},
             "vocab_size": config.vocab_size,
             "context_length": config.max_position_embeddings,
             "decoder": {
@@ -55,3 +60,9 @@ def genai_config(
             "past_present_share_buffer": False,
         },
     }
+
+
+def _first(ids: int | list[int] | None) -> int | None:
+    if isinstance(ids, list):
+        return ids[0] if ids else None
+    return ids

@@ -26,7 +26,8 @@ class Snapshot:
         path: the folder.
         config: of `model`.
         model: float32, in evaluation mode, on the CPU.
-        tokenizer_file: a `tokenizer.json`.
+        tokenizer_file: a `tokenizer.json` that says everything about the tokenizer.
+        tokenizer_config: `tokenizer_config.json`, with the texts of the special tokens.
         generation_config: end-of-sequence ids and sampling defaults.
         chat_template: a Jinja template, None for a base model.
         provenance: `repo` (hub id or folder name), `revision` (a commit or None), `sha256` (of
@@ -39,6 +40,7 @@ class Snapshot:
     config: AtomConfig
     model: AtomForCausalLM
     tokenizer_file: Path
+    tokenizer_config: dict[str, Any]
     generation_config: dict[str, Any]
     chat_template: str | None
     provenance: dict[str, Any]
@@ -79,11 +81,13 @@ def open_snapshot(
     if compared:
         raw = author_settings(folder, raw)
     reading = read_config(raw, named, tensors, tags=_tags(folder), compared=compared)
-    tokenizer = text.tokenizer_file(folder, reading.config.vocab_size)
+    tokenizer = text.open_tokenizer(folder, reading.config.vocab_size)
 
     notes, variant = list(reading.notes), None
     if compared:
-        match = match_author(folder, tokenizer, reading, lambda read: load(read, named, tensors))
+        match = match_author(
+            folder, tokenizer.file, reading, lambda read: load(read, named, tensors)
+        )
         model, variant = match.model, match.variant
         notes.append(
             "logits differ from the author's own code by at most "
@@ -96,14 +100,15 @@ def open_snapshot(
                 "the author's own model code was not run; --trust-remote-code compares with it"
             )
 
-    ids = text.token_ids(folder, tokenizer, raw)
+    ids = text.token_ids(tokenizer, raw, reading.config.vocab_size)
     for name, value in ids.items():
         setattr(model.config, name, value)
     return Snapshot(
         path=folder,
         config=model.config,
         model=model,
-        tokenizer_file=tokenizer,
+        tokenizer_file=tokenizer.file,
+        tokenizer_config=tokenizer.config,
         generation_config=text.generation_config(folder, ids),
         chat_template=text.chat_template(folder),
         provenance={

@@ -118,8 +118,8 @@ def _tokens_per_second(bundle: Path) -> float:
     from atom_edge import AtomSession
 
     session = AtomSession.from_pretrained(bundle, provider="auto")
-    session.generate("", max_new_tokens=8)
-    return max(session.generate("", max_new_tokens=96).generation_tps for _ in range(3))
+    session.generate("The", max_new_tokens=8)
+    return max(session.generate("The", max_new_tokens=96).generation_tps for _ in range(3))
 
 
 def _print_json(result: ExportResult, speed: float) -> None:

@@ -52,12 +52,24 @@ def test_a_broken_tokenizer_is_an_error(folder: Path) -> None:
 
 
 def test_a_token_without_a_row_of_the_embedding_is_an_error(folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    missing = 301 - tokenizer.get_vocab_size()
-    tokenizer.add_tokens([f"extra{number}" for number in range(missing)])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["extra"] = 300
+    file.write_text(json.dumps(content))
     with pytest.raises(TokenizerError, match="ids up to 300, and the embedding has 300 rows"):
         open_snapshot(folder)
+
+
+def test_an_added_token_may_lack_a_row_of_the_embedding(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    missing = 302 - tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens([f"<|extra{number}|>" for number in range(missing)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    last = f"<|extra{missing - 1}|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": last}))
+    snapshot = open_snapshot(folder)
+    assert Tokenizer.from_file(str(snapshot.tokenizer_file)).token_to_id(last) == 301
+    assert snapshot.config.pad_token_id is None
 
 
 def test_end_ids_come_from_the_tokenizer_if_nothing_else_says_them(folder: Path) -> None:
