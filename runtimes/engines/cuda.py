@@ -32,6 +32,7 @@ from atom_edge.runtimes.engines.interface import (
     Ids,
     Logits,
     Tensors,
+    check_counts,
     check_fit,
     last_places,
 )
@@ -61,6 +62,7 @@ class CudaEngine:
     """
 
     batches = True
+    copies = False
 
     def __init__(self, file: Path, device: Device, context_length: int) -> None:
         self.device: Device = device
@@ -211,11 +213,12 @@ class CudaCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         places = last_places(tokens, counts) if places is None else places
-        for length, new in zip(self.lengths.tolist(), counts.tolist(), strict=True):
-            check_fit(length, new, self._engine.context_length)
+        check_counts(self.lengths, counts, self._engine.context_length)
         sequence, token = np.divmod(places, tokens)
+        if tokens == 1 and batch > 1:
+            return self._step_some(token_ids[:, 0], counts)[sequence]
         logits = []
-        for first, last in self._runs(tokens):
+        for first, last in self._runs(tokens, counts):
             width = int(counts[first:last].max())
             here = (sequence >= first) & (sequence < last)
             # A place behind the last real token has no logits that mean anything.
@@ -229,10 +232,26 @@ class CudaCache:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
 
-    def _runs(self, tokens: int) -> Iterator[tuple[int, int]]:
+    def _step_some(self, token_ids: Ids, counts: Ids) -> Logits:
+        """Step all sequences, but keep those of count 0 where they are; logits `[B, V]`.
+
+        What is run for these goes behind their tokens; one that fills the context loses its last.
+        """
+        idle = counts == 0
+        np.minimum(self.lengths, self._engine.context_length - idle, out=self.lengths)
+        self._buffers.token_ids.update_inplace(token_ids.reshape(-1, 1))
+        self._buffers.step(self.lengths)
+        self.lengths += counts
+        logits: Logits = self._buffers.logits.numpy()
+        return logits
+
+    def _runs(self, tokens: int, counts: Ids) -> Iterator[tuple[int, int]]:
         """The sequences that are run together: several only as the first tokens of all."""
         batch = len(self.lengths)
-        together = max(1, _TOKENS_AT_ONCE // tokens) if not self.lengths.any() else 1
+        if self.lengths.any() or not counts.all():
+            yield from ((row, row + 1) for row in np.flatnonzero(counts).tolist())
+            return
+        together = max(1, _TOKENS_AT_ONCE // tokens)
         for first in range(0, batch, together):
             yield first, min(first + together, batch)
 

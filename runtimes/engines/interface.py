@@ -35,9 +35,10 @@ class Cache(Protocol):
 
         Args:
             token_ids: int64 `[B, T]`, padded on the right.
-            counts: int64 `[B]`, how many of them are real, at least 1; all when None.
+            counts: int64 `[B]`, how many of them are real; all when None. A sequence of none
+                takes no part in the run.
             places: int64 `[N]`, the tokens to give logits for, as `b * T + t` and in order; the
-                last real one of each sequence when None.
+                last real one of each sequence that takes part when None.
 
         Returns:
             float32 `[N, V]`, the logits of what follows each place.
@@ -66,12 +67,19 @@ class Cache(Protocol):
         """Forget all but the first `lengths[b]` tokens of each sequence."""
         ...
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make sequence `target` the first `length` tokens of sequence `source`."""
+        ...
+
     def read(self, length: int) -> Tensors:
         """A copy of the first `length` rows of each cache tensor, `[B, K, length, D]`."""
         ...
 
     def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
-        """Begin with rows that `read` gave, of which sequence b has `lengths[b]`."""
+        """Begin with rows that `read` gave, of which sequence b has `lengths[b]`.
+
+        The arrays may be the cache's from then on.
+        """
         ...
 
 
@@ -84,12 +92,14 @@ class Engine(Protocol):
         context_length: tokens of a sequence at most.
         batches: whether a sequence's logits are the same, but for rounding, whatever runs beside
             it.
+        copies: whether its caches have `copy`.
     """
 
     device: Device
     vocab_size: int
     context_length: int
     batches: bool
+    copies: bool
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """A cache of `batch_size` sequences of no tokens."""
@@ -104,6 +114,22 @@ def check_fit(length: int, new: int, context_length: int) -> None:
         )
 
 
+def check_counts(lengths: Ids, counts: Ids, context_length: int) -> None:
+    """Raise `GenerationError` unless `counts` tokens may follow `lengths`, and at least one does.
+
+    Args:
+        lengths: int64 `[B]`, tokens of each sequence.
+        counts: int64 `[B]`, tokens to append to each; 0 for one that takes no part.
+        context_length: tokens of a sequence at most.
+    """
+    if not counts.any():
+        raise GenerationError("There are no tokens to append.")
+    for length, new in zip(lengths.tolist(), counts.tolist(), strict=True):
+        if new:
+            check_fit(length, new, context_length)
+
+
 def last_places(tokens: int, counts: Ids) -> Ids:
-    """The places `b * tokens + t` of the last real token of each sequence."""
-    return np.arange(len(counts)) * tokens + counts - 1
+    """The places `b * tokens + t` of the last real token of each sequence that has one."""
+    sequences = np.flatnonzero(counts)
+    return sequences * tokens + counts[sequences] - 1

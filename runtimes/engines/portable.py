@@ -19,7 +19,7 @@ from atom_edge.runtimes.engines.interface import (
     Ids,
     Logits,
     Tensors,
-    check_fit,
+    check_counts,
     last_places,
 )
 from atom_edge.runtimes.providers import open_graph
@@ -27,6 +27,8 @@ from atom_edge.runtimes.providers import open_graph
 if TYPE_CHECKING:
     import onnxruntime
 
+# Rows by which a cache grows.
+_ROWS = 64
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -115,6 +117,7 @@ class PortableEngine:
 
     device: Device = "cpu"
     batches = True
+    copies = True
 
     def __init__(self, graph: Graph, context_length: int) -> None:
         self.graph = graph
@@ -133,7 +136,7 @@ class PortableEngine:
 
 
 class PortableCache:
-    """A `Cache` of which each run makes a new one; sequence b has rows `0 .. lengths[b]`."""
+    """A `Cache` of which sequence b has the rows `0 .. lengths[b]`."""
 
     def __init__(self, engine: PortableEngine, batch_size: int) -> None:
         self._engine = engine
@@ -147,28 +150,43 @@ class PortableCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         places = last_places(tokens, counts) if places is None else places
-        for length, count in zip(self.lengths.tolist(), counts.tolist(), strict=True):
-            check_fit(length, count, self._engine.context_length)
-        before = int(self.lengths.max())
-        held = np.arange(before) < self.lengths[:, None]
-        mask = np.concatenate([held, np.ones((batch, tokens), bool)], axis=1).astype(np.int64)
+        check_counts(self.lengths, counts, self._engine.context_length)
+        rows = np.flatnonzero(counts)
+        lengths = self.lengths[rows]
+        before = int(lengths.max())
+        held = np.arange(before) < lengths[:, None]
+        mask = np.concatenate([held, np.ones((len(rows), tokens), bool)], axis=1).astype(np.int64)
         # Padding may stand behind the context, where a table of positions would end.
         last = self._engine.context_length - 1
-        positions = np.minimum(self.lengths[:, None] + np.arange(tokens), last)
-        logits, self._parts = self._engine.graph.run(
-            np.ascontiguousarray(token_ids, np.int64), mask, self.read(before), positions
-        )
-        self._close_gaps(before, tokens)
+        positions = np.minimum(lengths[:, None] + np.arange(tokens), last)
+        whole = len(rows) == batch
+        past = self.read(before) if whole else [part[rows, :, :before] for part in self._parts]
+        ids = np.ascontiguousarray(token_ids[rows], np.int64)
+        logits, present = self._engine.graph.run(ids, mask, past, positions)
+        if whole and before == lengths.min():
+            self._parts = present
+        else:
+            self._keep(present, rows, before, counts[rows])
         self.lengths = self.lengths + counts
-        return logits.reshape(batch * tokens, -1)[places]
+        sequence, token = np.divmod(places, tokens)
+        return logits[np.searchsorted(rows, sequence), token]
 
-    def _close_gaps(self, before: int, tokens: int) -> None:
-        """Move the new rows of sequences shorter than the longest to the end of their own."""
-        for sequence in np.flatnonzero(self.lengths < before):
-            start = self.lengths[sequence]
-            for part in self._parts:
-                new = part[sequence, :, before : before + tokens].copy()
-                part[sequence, :, start : start + tokens] = new
+    def _keep(self, present: Tensors, rows: Ids, before: int, counts: Ids) -> None:
+        """Take from what a run of the sequences `rows` gave their new tokens, at `before`."""
+        lengths = self.lengths[rows]
+        self._make_room(int((lengths + counts).max()))
+        each = np.repeat(np.arange(len(rows)), counts)
+        offset = np.arange(len(each)) - np.repeat(counts.cumsum() - counts, counts)
+        sources, targets = (each, slice(None), before + offset), rows[each]
+        for held, new in zip(self._parts, present, strict=True):
+            held[targets, :, lengths[each] + offset] = new[sources]
+
+    def _make_room(self, length: int) -> None:
+        """Let all parts have at least `length` rows, in memory that nobody else has."""
+        if length > self._parts[0].shape[2]:
+            rows = min(-(-length // _ROWS) * _ROWS, self._engine.context_length)
+            more = [(0, 0), (0, 0), (0, rows - self._parts[0].shape[2]), (0, 0)]
+            self._parts = [np.pad(part, more) for part in self._parts]
 
     def step(self, token_ids: Ids) -> Logits:
         """See `Cache`."""
@@ -181,6 +199,12 @@ class PortableCache:
     def crop(self, lengths: Ids) -> None:
         """See `Cache`."""
         self.lengths = np.minimum(self.lengths, lengths)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `Cache`."""
+        for part in self._parts:
+            part[target, :, :length] = part[source, :, :length]
+        self.lengths[target] = length
 
     def read(self, length: int) -> Tensors:
         """See `Cache`; rows that are there already are not copied."""

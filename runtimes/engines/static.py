@@ -30,6 +30,7 @@ from atom_edge.runtimes.engines.interface import (
     Ids,
     Logits,
     Tensors,
+    check_counts,
     check_fit,
     last_places,
 )
@@ -67,6 +68,7 @@ class StaticEngine:
     """
 
     device: Device = "cpu"
+    copies = False
 
     def __init__(
         self, prefill: Open, decode: Open | None, context_length: int, *, batches: bool = True
@@ -170,8 +172,9 @@ class StaticCache:
     ) -> Logits:
         """See `Cache`."""
         batch, tokens = token_ids.shape
-        check_fit(int(self.lengths.max()), tokens, self._engine.context_length)
         counts = np.full(batch, tokens) if counts is None else counts
+        check_counts(self.lengths, counts, self._engine.context_length)
+        check_fit(int(self.lengths.max()), tokens, self._engine.context_length)
         places = last_places(tokens, counts) if places is None else places
         sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)

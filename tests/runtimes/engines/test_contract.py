@@ -120,6 +120,41 @@ def test_sequences_of_different_length_run_together(
     assert likeliest.tolist() == [int(expected([*s, s[-1]]).argmax()) for s in together]
 
 
+def test_some_sequences_run_while_others_wait(
+    engine: Engine, expected: Expected, assert_close: Callable[..., None]
+) -> None:
+    random = np.random.default_rng(1)
+    cache = engine.new_cache(4)
+    together: list[list[int]] = [[], [], [], []]
+    for counts in ([0, 3, 0, 0], [5, 0, 0, 9], [1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 20, 2], [1] * 4):
+        ids = random.integers(5, 4096, (4, max(counts)))
+        for row, count in enumerate(counts):
+            together[row] += ids[row, :count].tolist()
+        logits = cache.append(ids, np.array(counts))
+        some = [s for s, count in zip(together, counts, strict=True) if count]
+        assert_close(logits, np.stack([expected(s) for s in some]))
+        assert cache.lengths.tolist() == [len(s) for s in together]
+    with pytest.raises(GenerationError, match="no tokens"):
+        cache.append(ids, np.zeros(4, np.int64))
+
+
+def test_a_beginning_is_copied_to_another_sequence(
+    engine: Engine, expected: Expected, assert_close: Callable[..., None]
+) -> None:
+    if not engine.copies:
+        return
+    cache = engine.new_cache(3)
+    cache.append(np.array([IDS[:40]] * 3), np.array([40, 1, 7]))
+    cache.copy(0, 1, 33)
+    cache.copy(0, 2, 3)
+    assert cache.lengths.tolist() == [40, 33, 3]
+    cache.append(np.array([IDS[60:70]] * 3))
+    logits = cache.step(np.array([7, 8, 9]))
+    wanted = [IDS[:40], IDS[:33], IDS[:3]]
+    texts = [[*s, *IDS[60:70], t] for s, t in zip(wanted, (7, 8, 9), strict=True)]
+    assert_close(logits, np.stack([expected(text) for text in texts]))
+
+
 def test_logits_of_any_places(
     engine: Engine, expected: Expected, assert_close: Callable[..., None]
 ) -> None:
