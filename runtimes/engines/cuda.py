@@ -281,6 +281,14 @@ class CudaCache:
         logits: Logits = binding.get_outputs()[-1].numpy()
         return logits
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `Cache`; all of the cache goes to the host and back."""
+        for part in self._buffers.cache:
+            contents = part.numpy().copy()
+            contents[target, :, :length] = contents[source, :, :length]
+            part.update_inplace(contents)
+        self.lengths[target] = length
+
     def read(self, length: int) -> Tensors:
         """See `Cache`."""
         return [part.numpy()[:, :, :length].astype(np.float32) for part in self._buffers.cache]

@@ -92,7 +92,7 @@ class Engine(Protocol):
         context_length: tokens of a sequence at most.
         batches: whether a sequence's logits are the same, but for rounding, whatever runs beside
             it.
-        copies: whether its caches have `copy`.
+        copies: whether `copy` costs less than to run the tokens again.
     """
 
     device: Device

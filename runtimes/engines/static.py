@@ -68,7 +68,7 @@ class StaticEngine:
     """
 
     device: Device = "cpu"
-    copies = False
+    copies = True
 
     def __init__(
         self, prefill: Open, decode: Open | None, context_length: int, *, batches: bool = True
@@ -205,6 +205,13 @@ class StaticCache:
     def crop(self, lengths: Ids) -> None:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """See `Cache`."""
+        for buffer in self._buffers:
+            view = self._view(buffer, self._rows)
+            view[target, :, :length] = view[source, :, :length]
+        self.lengths[target] = length
 
     def read(self, length: int) -> Tensors:
         """See `Cache`."""

@@ -141,8 +141,6 @@ def test_some_sequences_run_while_others_wait(
 def test_a_beginning_is_copied_to_another_sequence(
     engine: Engine, expected: Expected, assert_close: Callable[..., None]
 ) -> None:
-    if not engine.copies:
-        return
     cache = engine.new_cache(3)
     cache.append(np.array([IDS[:40]] * 3), np.array([40, 1, 7]))
     cache.copy(0, 1, 33)
