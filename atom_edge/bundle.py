@@ -255,6 +255,7 @@ def check_destination(target: Path, force: bool) -> None:
     For callers that want to know before long work begins; `write_bundle` checks by itself.
     """
     if not target.exists():
+        _check_can_be_made(target)
         return
     if not force:
         raise BundleError(f"{target} exists. Choose another folder, or replace it with --force.")
@@ -275,6 +276,14 @@ def check_destination(target: Path, force: bool) -> None:
                 f"{target} holds {name!r}, which its manifest does not list, and --force would "
                 "remove it. Move it elsewhere first."
             )
+
+
+def _check_can_be_made(target: Path) -> None:
+    nearest = next(folder for folder in target.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise BundleError(f"{target} cannot be made: {nearest} is not a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise BundleError(f"{target} cannot be made: you may not write in {nearest}.")
 
 
 def _make_parents(target: Path) -> list[Path]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.bundle import Bundle
 from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.errors import ValidationError
 from atom_edge.exporters.choose import Standard, measure_form
 from atom_edge.exporters.export import open_reference
 from atom_edge.exporters.graphs import ALL_FORMS, MAX_KL, MAX_PERPLEXITY_RATIO
+from atom_edge.hub import Located
 from atom_edge.manifest import Effort, Measured, Validation
-from atom_edge.reference import NAME, checkpoint_path
 
 
 def validate_bundle(
-    path: Path,
-    against: str | Path | None = None,
+    bundle: Bundle,
+    origin: Located,
     *,
-    revision: str | None = None,
     trust_remote_code: bool = False,
     max_perplexity_ratio: float | None = None,
     max_kl: float | None = None,
@@ -29,9 +27,8 @@ def validate_bundle(
     """Validate a finished bundle against the snapshot that it was made from.
 
     Args:
-        path: the bundle.
-        against: that snapshot, a folder or a hub id; the one that the manifest names when None.
-        revision: of a hub repository; the one that the manifest names when None.
+        bundle: the bundle.
+        origin: that snapshot, as `locate_origin` finds it.
         trust_remote_code: run the snapshot's own model code.
         max_perplexity_ratio: limit for int8; that of the export when None.
         max_kl: likewise.
@@ -39,23 +36,16 @@ def validate_bundle(
         progress: told the name of each step as it begins.
 
     Raises:
-        BundleError: the bundle cannot be opened.
         SnapshotError: the snapshot cannot be opened.
         ValidationError: it is not the snapshot that the bundle was made from.
 
     Returns:
         what was measured, up to the first figure that does not hold; see `check`.
     """
-    progress("verify the bundle")
-    bundle = open_bundle(path)
-    manifest = bundle.manifest
     progress("open the snapshot")
-    snapshot = open_snapshot(
-        _source(bundle) if against is None else against,
-        revision=revision or (manifest.source.revision if against is None else None),
-        trust_remote_code=trust_remote_code,
-    )
+    snapshot = open_snapshot(origin, trust_remote_code=trust_remote_code)
     _check_same_source(bundle, snapshot)
+    manifest = bundle.manifest
     exported = manifest.validation
     standard = Standard(
         open_reference(snapshot),
@@ -86,20 +76,6 @@ def check(validation: Validation) -> None:
             "report it with this message.",
             validation,
         )
-
-
-def _source(bundle: Bundle) -> str | Path:
-    """The snapshot that the manifest names, where it can be found."""
-    source = bundle.manifest.source
-    if source.repo == NAME:
-        return checkpoint_path()
-    if source.repo is None or source.revision is None:
-        raise ValidationError(
-            f"{bundle.path} was made from a folder"
-            + (f" named {source.repo!r}" if source.repo else "")
-            + ". Say where that is with --against."
-        )
-    return source.repo
 
 
 def _check_same_source(bundle: Bundle, snapshot: Snapshot) -> None:

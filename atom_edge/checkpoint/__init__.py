@@ -2,7 +2,7 @@
 
 The way of the data, one module a step:
 
-    files     where the snapshot is, and the tensors in it
+    files     the tensors in the snapshot, which `atom_edge.hub` found
     naming    the tensors under this package's names, each used exactly once
     layout    matrices as the model wants them: not transposed, not fused, not interleaved
     settings  what config.json states, under whatever names

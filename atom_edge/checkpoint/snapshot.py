@@ -15,6 +15,7 @@ from atom_edge.checkpoint.loading import load
 from atom_edge.checkpoint.naming import name_tensors
 from atom_edge.checkpoint.shapes import read_config
 from atom_edge.config import AtomConfig
+from atom_edge.hub import Located, locate
 from atom_edge.modeling import AtomForCausalLM
 
 
@@ -47,7 +48,7 @@ class Snapshot:
 
 
 def open_snapshot(
-    path_or_hub_id: str | Path,
+    path_or_hub_id: str | Path | Located,
     *,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -56,7 +57,7 @@ def open_snapshot(
     """Open a model folder, or download one from the Hugging Face hub.
 
     Args:
-        path_or_hub_id: a folder, else a hub id such as `"org/name"`.
+        path_or_hub_id: a folder, else a hub id such as `"org/name"`; or what `locate` found.
         revision: branch, tag or commit of the hub repository.
         local_files_only: take a hub snapshot from the cache and never ask the network.
         trust_remote_code: also run the author's own model code, and compare.
@@ -67,12 +68,14 @@ def open_snapshot(
         WeightsError: tensors are missing, left over or of another shape.
         TokenizerError: it has no usable tokenizer.
     """
-    source = files.locate(
-        path_or_hub_id,
-        revision=revision,
-        local_files_only=local_files_only,
-        with_code=trust_remote_code,
-    )
+    source = path_or_hub_id
+    if not isinstance(source, Located):
+        source = locate(
+            source,
+            revision=revision,
+            local_files_only=local_files_only,
+            with_code=trust_remote_code,
+        )
     folder = source.path
     raw = files.read_json(folder / "config.json") or files.read_json(folder / "params.json")
     named = name_tensors(files.read_tensors(folder))

@@ -75,26 +75,28 @@ def export_command(
     from atom_edge.cli.extras import needs_extra
     from atom_edge.cli.figures import show_figures_of_failure
     from atom_edge.cli.steps import show_steps
+    from atom_edge.hub import locate
+    from atom_edge.reference import NAME, checkpoint_path
 
     # Before torch is imported, which takes seconds.
     check_destination(output, force)
+    found = locate(
+        snapshot or checkpoint_path(),
+        revision=revision,
+        local_files_only=local_files_only,
+        with_code=trust_remote_code,
+    )
     with needs_extra("atom-edge export", "export"):
         from atom_edge.checkpoint import open_snapshot
         from atom_edge.exporters.export import export
         from atom_edge.exporters.threads import leave_cores_free
-        from atom_edge.reference import NAME, checkpoint_path
 
     leave_cores_free()
     limits: dict[str, Any] = {"max_perplexity_ratio": max_perplexity_ratio, "max_kl": max_kl}
     limits["effort"] = validate and validate.value
     with show_figures_of_failure(as_json), show_steps(quiet=as_json) as step:
         step("open the snapshot")
-        opened = open_snapshot(
-            snapshot or checkpoint_path(),
-            revision=revision,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-        )
+        opened = open_snapshot(found, trust_remote_code=trust_remote_code)
         if snapshot is None:
             opened.provenance["repo"] = NAME
         result = export(

@@ -35,10 +35,15 @@ def validate_command(
 
     Exits 1 if a check fails.
     """
+    from atom_edge.bundle import open_bundle
     from atom_edge.cli.extras import needs_extra
     from atom_edge.cli.figures import figure_table, show_figures_of_failure
     from atom_edge.cli.steps import show_steps
+    from atom_edge.exporters.origin import locate_origin
 
+    # Before torch is imported, which takes seconds.
+    opened = open_bundle(bundle)
+    origin = locate_origin(opened, against, revision=revision, trust_remote_code=trust_remote_code)
     with needs_extra("atom-edge validate", "export"):
         from atom_edge.exporters.repeat import check, validate_bundle
         from atom_edge.exporters.threads import leave_cores_free
@@ -47,9 +52,8 @@ def validate_command(
     with show_figures_of_failure(as_json):
         with show_steps(quiet=as_json) as step:
             measured = validate_bundle(
-                bundle,
-                against,
-                revision=revision,
+                opened,
+                origin,
                 trust_remote_code=trust_remote_code,
                 max_perplexity_ratio=max_perplexity_ratio,
                 max_kl=max_kl,

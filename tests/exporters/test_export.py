@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from atom_edge.checkpoint import open_snapshot
 from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
 from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO
+from atom_edge.exporters.origin import locate_origin
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.repeat import check, validate_bundle
 from atom_edge.exporters.trace import trace
-from atom_edge.manifest import Measured
+from atom_edge.manifest import Measured, Validation
 
 BUNDLE_FILES = {
     "README.md",
@@ -29,6 +31,11 @@ BUNDLE_FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+
+
+def validate_again(folder: Path, against: Path) -> Validation:
+    bundle = open_bundle(folder)
+    return validate_bundle(bundle, locate_origin(bundle, against))
 
 
 def value(measured: Measured, name: str) -> float:
@@ -159,7 +166,7 @@ def test_validation_of_a_bundle_can_be_repeated(
     small_int8_bundle: Path, small_snapshot: Path
 ) -> None:
     first = open_bundle(small_int8_bundle).manifest.validation
-    again = validate_bundle(small_int8_bundle, small_snapshot)
+    again = validate_again(small_int8_bundle, small_snapshot)
     check(again)
     assert (again.effort, again.max_kl) == (first.effort, first.max_kl)
     for once, repeated in zip(first.measured, again.measured, strict=True):
@@ -171,7 +178,7 @@ def test_validation_of_a_bundle_can_be_repeated(
 
 def test_a_bundle_is_not_validated_against_other_weights(small_bundle: Path, make_snapshot) -> None:
     with pytest.raises(ValidationError, match=r"weights in .* sha256"):
-        validate_bundle(small_bundle, make_snapshot(num_hidden_layers=1))
+        validate_again(small_bundle, make_snapshot(num_hidden_layers=1))
 
 
 def test_a_bundle_is_not_validated_against_another_tokenizer(
@@ -182,7 +189,7 @@ def test_a_bundle_is_not_validated_against_another_tokenizer(
     tokenizer["model"]["merges"].pop()
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ValidationError, match="different tokenizers"):
-        validate_bundle(small_bundle, other)
+        validate_again(small_bundle, other)
 
 
 def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
@@ -191,12 +198,13 @@ def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
         PortableGraph(tmp_path / "model.onnx")
 
 
-def atom_edge(*arguments: object) -> subprocess.CompletedProcess[str]:
+def atom_edge(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "atom_edge.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environment,
     )
 
 
@@ -249,14 +257,29 @@ def test_the_command_line_exports_validates_and_refuses(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
+    ("arguments", "code", "told"),
     [
-        (("export", "--quantize", "int3"), 2),
-        (("export", "no/such-folder/at-all"), 1),
-        (("validate", "no-such-bundle"), 1),
+        (("export", "--quantize", "int3"), 2, "int3"),
+        (("export", "no/such-folder/at-all"), 1, "There is no folder"),
+        (("export", "no/such-name", "--local-files-only"), 1, "hub's cache does not hold it"),
+        (("export", "-o", "{taken}"), 1, "exists. Choose another folder"),
+        (("export", "-o", "{taken}", "--force"), 1, "is not a bundle of atom-edge"),
+        (("export", "-o", "{file}/out"), 1, "is not a folder"),
+        (("validate", "no-such-bundle"), 1, "There is no bundle"),
+        (("validate", "{bundle}"), 1, "--against"),
     ],
 )
-def test_wrong_usage_and_missing_input(tmp_path: Path, arguments: tuple, code: int) -> None:
-    done = atom_edge(*arguments)
+def test_what_cannot_be_is_told_before_torch_is_imported(
+    tmp_path: Path, small_bundle: Path, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    names = {"taken": tmp_path / "taken", "file": tmp_path / "file", "bundle": small_bundle}
+    filled = [argument.format(**names) for argument in arguments]
+    done = atom_edge(*filled, PYTHONPATH=str(tmp_path), COLUMNS="1000")
     assert done.returncode == code
+    assert told in done.stderr
     assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken", "torch.py"]

@@ -90,7 +90,8 @@ def hub(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        # A daemon: where a test fails in the middle, the run still ends.
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         # huggingface_hub reads HF_ENDPOINT and HF_HOME once, when it is imported.
@@ -101,9 +102,11 @@ def hub(
         )
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield served
-        server.shutdown()
-        thread.join()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_download_takes_what_is_needed_and_no_code(hub: Hub) -> None:
