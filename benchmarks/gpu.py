@@ -152,7 +152,7 @@ class Bench:
                 cache.lengths[:] = 0
                 cache.append(np.array([prompt]))
                 for _ in range(tokens - 1):
-                    cache.step_greedily()
+                    cache.step_greedily(None)
 
             return run
 
@@ -206,7 +206,7 @@ class Bench:
                 likeliest = cache.append(ids, counts).argmax(axis=1)
                 cache.step_greedily(likeliest)
                 for _ in range(tokens - 2):
-                    cache.step_greedily()
+                    cache.step_greedily(None)
 
             return run
 

@@ -1,142 +1,301 @@
-"""Several prompts at once: one run of the model continues all of them by a token.
+"""Many replies from one model at once: sequences join a batch, and leave it, between two runs.
 
-    prompts -> append -> logits [B, V] -> choose -> tokens [B] -> step -> logits [B, V] -> ...
+    join -> line of prompts -> feed a chunk -> logits -> Reply -> token -> step -> logits -> ...
 
-Each reply is chosen as if it were alone. A sequence that has ended is still run, over the same
-place of its cache again and again, until all have.
+A run is a step of all sequences that are being continued and then a chunk of the prompts in line,
+so that no reply waits for more than a chunk of another's prompt. What the cache still holds of a
+sequence that has left, or of one that runs, is used again for a prompt with the same beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections import deque
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import numpy as np
 
-from atom_edge.runtimes.engines.interface import Cache, Ids, Logits
-from atom_edge.runtimes.generation import chooser, rate
-from atom_edge.runtimes.options import GenerationOptions
-from atom_edge.runtimes.prompt import Prompt
-from atom_edge.runtimes.reply import FinishReason, Generation, TokenLogprob
-from atom_edge.runtimes.sampling import Sampler
-from atom_edge.runtimes.text import TextStream
+from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
+from atom_edge.runtimes.generation import Reply, rate_all
+from atom_edge.runtimes.reply import Generation, Piece, TokenLogprob, collect
+
+# Sequences that run at once where a caller has more of them.
+_SIZE = {"cpu": 64, "cuda": 4096}
+# Tokens of prompts in one run, and of one prompt.
+_PROMPT_TOKENS = {"cpu": 256, "cuda": 16384}
+_CHUNK = {"cpu": 128, "cuda": 16384}
+# Tokens of a beginning that are worth a copy, or to wait until another prompt has been fed.
+_WORTH_A_COPY = 16
 
 
-@dataclass
-class _Reply:
-    """What has become of one prompt."""
+@dataclass(eq=False)
+class Task:
+    """A prompt and its reply, as part of a batch.
 
-    prompt: Prompt
-    choose: Sampler
-    text: TextStream
-    room: int
-    shown: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish: FinishReason | None = None
-    seconds: float = 0.0
+    Attributes:
+        reply: what is made.
+        rate_prompt: None, or for each token of the prompt its log-probability is wanted and those
+            of so many likeliest ones.
+        prompt_logprobs: these, from the second token on: all when the first piece comes.
+        cached_tokens: tokens of the prompt that a cache held already.
+    """
 
-    def take(self, token: int, end_ids: Set[int]) -> None:
-        """Add a token, or end the reply."""
-        if token in end_ids:
-            self.finish = "stop"
-            return
-        self.token_ids.append(token)
-        self.shown += self.text.push(token)
-        if self.text.stopped:
-            self.finish = "stop"
-        elif len(self.token_ids) == self.room:
-            self.shown += self.text.flush()
-            self.finish = "stop" if self.text.stopped else "length"
+    reply: Reply
+    rate_prompt: int | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    cached_tokens: int = 0
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """Token ids of the prompt."""
+        return self.reply.prompt.token_ids
 
 
-def generate_batch(
-    cache: Cache,
-    prompts: Sequence[Prompt],
-    options: GenerationOptions,
-    new_text: Callable[[Prompt], TextStream],
-    *,
-    end_ids: Set[int],
-    context_length: int,
-) -> list[Generation]:
-    """Continue every prompt, and return the replies in the same order.
+@dataclass(eq=False)
+class _Slot:
+    """A sequence of the cache.
+
+    Attributes:
+        index: which.
+        tokens: what the cache holds of it.
+        task: what it works on; None when it is free.
+        next: the token to feed; None as long as there is a prompt.
+        leader: a slot whose prompt begins in the same way and is worth waiting for.
+        shared: tokens that the beginning has.
+        used: when a task took it last.
+    """
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    task: Task | None = None
+    next: int | None = None
+    leader: _Slot | None = None
+    shared: int = 0
+    used: int = 0
+
+
+class Batch:
+    """The sequences that share the runs of one model. It is not to be shared by threads.
 
     Args:
-        cache: empty, of as many sequences as there are prompts.
-        prompts: token ids that fit the context.
-        options: of every reply.
-        new_text: makes what turns the tokens of the reply to a prompt into text.
-        end_ids: tokens that end a reply.
-        context_length: tokens of a prompt with its reply at most.
+        engine: the model.
+        size: sequences at most.
     """
-    replies = [
-        _Reply(
-            prompt,
-            chooser(prompt, options),
-            new_text(prompt),
-            min(options.max_new_tokens, context_length - len(prompt.token_ids)),
-        )
-        for prompt in prompts
-    ]
-    # The likeliest tokens may stay on a GPU, where the next step wants them.
-    needs_logits = not options.is_greedy or options.logprobs is not None
-    started = perf_counter()
-    logits = cache.append(*_padded(prompts))
-    tokens = _choose(replies, logits, options)
-    prompt_seconds = perf_counter() - started
-    started = perf_counter()
-    while True:
-        _take(replies, tokens, end_ids, perf_counter() - started)
-        if all(reply.finish for reply in replies):
-            break
-        if needs_logits:
-            tokens = _choose(replies, cache.step(tokens), options)
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self._cache = engine.new_cache(size)
+        self._copies = engine.copies
+        self._prompt_tokens = _PROMPT_TOKENS[engine.device]
+        self._chunk = _CHUNK[engine.device]
+        self._slots = [_Slot(index) for index in range(size)]
+        self._line: deque[_Slot] = deque()
+        self._turn = 0
+
+    def __len__(self) -> int:
+        """How many tasks are in it."""
+        return sum(slot.task is not None for slot in self._slots)
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may join."""
+        return len(self._slots) - len(self)
+
+    def join(self, task: Task) -> None:
+        """Give a task a sequence; there must be `room`."""
+        slot = self._place(task)
+        self._turn += 1
+        for other in self._slots:
+            if other.leader is slot:
+                other.leader = None
+        slot.task, slot.next, slot.used = task, None, self._turn
+        self._line.append(slot)
+
+    def leave(self, task: Task) -> None:
+        """Free the sequence of a task; nothing comes of it any more. One that has left may."""
+        for slot in self._slots:
+            if slot.task is task:
+                slot.task = slot.next = slot.leader = None
+                if slot in self._line:
+                    self._line.remove(slot)
+
+    def run(self) -> list[tuple[Task, Piece]]:
+        """Continue all tasks; those whose piece has a finish reason have left."""
+        done = [*self._step(), *self._feed()]
+        for task, piece in done:
+            if piece.finish_reason is not None:
+                self.leave(task)
+        return done
+
+    # Where a task goes
+
+    def _place(self, task: Task) -> _Slot:
+        """The slot for a task, with as much of its prompt in the cache as can be had."""
+        free = [slot for slot in self._slots if slot.task is None]
+        oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
+        wanted = task.prompt[:-1] if task.rate_prompt is None else ()
+        known = self._slots if self._copies else free
+        best = max(known, key=lambda slot: _shared(slot.tokens, wanted))
+        shared = _shared(best.tokens, wanted)
+        # Its tokens would be lost for the next prompt that goes on from them.
+        in_place = best.task is None and (2 * shared >= len(best.tokens) or not self._copies)
+        slot = best if in_place else oldest
+        if slot is best:
+            self._crop(slot, shared)
+        elif self._copies and shared >= _WORTH_A_COPY:
+            self._copy(best, slot, shared)
         else:
-            tokens = cache.step_greedily(tokens)
-        # A sequence that has ended stays where it is; it never fills the context.
-        cache.crop(cache.lengths - np.array([reply.finish is not None for reply in replies]))
-    return [_finished(reply, prompt_seconds) for reply in replies]
+            self._crop(slot, 0)
+        self._follow(slot, wanted)
+        task.cached_tokens = len(slot.tokens)
+        return slot
+
+    def _follow(self, slot: _Slot, wanted: Sequence[int]) -> None:
+        """Wait for a prompt in line whose beginning is the same."""
+        slot.leader, slot.shared = None, len(slot.tokens) + _WORTH_A_COPY - 1
+        for other in self._line if self._copies else ():
+            assert other.task is not None
+            shared = _shared(other.task.prompt, wanted)
+            if shared > slot.shared:
+                slot.leader, slot.shared = other, shared
+
+    def _waits(self, slot: _Slot) -> bool:
+        leader = slot.leader
+        if leader is None or slot.task is None:
+            return False
+        there = _shared(leader.tokens, slot.task.prompt[: slot.shared])
+        if leader in self._line and there < slot.shared:
+            return True
+        if there - len(slot.tokens) >= _WORTH_A_COPY:
+            self._copy(leader, slot, there)
+            slot.task.cached_tokens = there
+        slot.leader = None
+        return False
+
+    def _copy(self, source: _Slot, target: _Slot, length: int) -> None:
+        self._cache.copy(source.index, target.index, length)
+        target.tokens = source.tokens[:length]
+
+    def _crop(self, slot: _Slot, length: int) -> None:
+        lengths = self._cache.lengths.copy()
+        lengths[slot.index] = length
+        self._cache.crop(lengths)
+        del slot.tokens[length:]
+
+    # Runs of the model
+
+    def _step(self) -> list[tuple[Task, Piece]]:
+        """Feed the last token of each reply, and choose the next ones."""
+        going = [slot for slot in self._slots if slot.next is not None]
+        if not going:
+            return []
+        ids = np.zeros(len(self._slots), np.int64)
+        counts = np.zeros(len(self._slots), np.int64)
+        for slot in going:
+            assert slot.next is not None
+            ids[slot.index] = slot.next
+            slot.tokens.append(slot.next)
+            counts[slot.index] = 1
+        if all(_is_plain(slot) for slot in going):
+            tokens = self._cache.step_greedily(ids, counts).tolist()
+            return [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
+        logits = self._cache.append(ids[:, None], counts)
+        return [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+
+    def _feed(self) -> list[tuple[Task, Piece]]:
+        """Feed a chunk of the prompts in line, and choose the first token where one ends."""
+        parts = self._parts()
+        if not parts:
+            return []
+        slots = sorted(parts, key=lambda slot: slot.index)
+        width = max(len(part) for part in parts.values())
+        ids = np.zeros((len(self._slots), width), np.int64)
+        counts = np.zeros(len(self._slots), np.int64)
+        wanted = []
+        for slot in slots:
+            part = parts[slot]
+            ids[slot.index, : len(part)] = part
+            counts[slot.index] = len(part)
+            wanted.append(slot.index * width + _wanted(slot, len(part)))
+        logits = self._cache.append(ids, counts, np.concatenate(wanted))
+        done, first = [], 0
+        for slot, places in zip(slots, wanted, strict=True):
+            rows = logits[first : first + len(places)]
+            first += len(places)
+            done += self._fed(slot, parts[slot], rows)
+        return done
+
+    def _parts(self) -> dict[_Slot, Sequence[int]]:
+        """The tokens to feed next, of the slots first in line."""
+        parts = {}
+        left = self._prompt_tokens
+        for slot in self._line:
+            if left and not self._waits(slot):
+                assert slot.task is not None
+                start = len(slot.tokens)
+                parts[slot] = slot.task.prompt[start : start + min(left, self._chunk)]
+                left -= len(parts[slot])
+        return parts
+
+    def _fed(self, slot: _Slot, part: Sequence[int], logits: Logits) -> list[tuple[Task, Piece]]:
+        assert slot.task is not None
+        task = slot.task
+        if task.rate_prompt is not None:
+            start = len(slot.tokens) + 1
+            following = np.array(task.prompt[start : start + len(part)], np.int64)
+            task.prompt_logprobs += rate_all(logits[: len(following)], following, task.rate_prompt)
+        slot.tokens += part
+        self._line.remove(slot)
+        if len(slot.tokens) < len(task.prompt):
+            self._line.append(slot)
+            return []
+        return [_take(slot, logits[-1])]
 
 
-def _padded(prompts: Sequence[Prompt]) -> tuple[Ids, Ids]:
-    counts = np.array([len(prompt.token_ids) for prompt in prompts])
-    ids = np.zeros((len(prompts), int(counts.max())), np.int64)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt.token_ids)] = prompt.token_ids
-    return ids, counts
+def generate_batch(engine: Engine, replies: Sequence[Reply], end_ids: Set[int]) -> list[Generation]:
+    """Make all replies, and return them in the same order."""
+    batch = Batch(engine, min(len(replies), _SIZE[engine.device]))
+    pieces: dict[Task, list[Piece]] = {Task(reply): [] for reply in replies}
+    waiting = deque(pieces)
+    while waiting or len(batch):
+        for _ in range(min(batch.room, len(waiting))):
+            batch.join(waiting.popleft())
+        for task, piece in batch.run():
+            pieces[task].append(piece)
+    return [collect(each, end_ids) for each in pieces.values()]
 
 
-def _choose(replies: Sequence[_Reply], logits: Logits, options: GenerationOptions) -> Ids:
-    """The next token of each reply, int64 `[B]`; 0 for one that has ended."""
-    tokens = np.zeros(len(replies), np.int64)
-    for row, reply in enumerate(replies):
-        if reply.finish is None:
-            tokens[row] = reply.choose(logits[row])
-            if options.logprobs is not None:
-                chosen = rate(logits[row], int(tokens[row]), options.logprobs)
-                reply.logprobs.append(chosen)
-    return tokens
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
 
 
-def _take(replies: Sequence[_Reply], tokens: Ids, end_ids: Set[int], seconds: float) -> None:
-    for reply, token in zip(replies, tokens.tolist(), strict=True):
-        if reply.finish is None:
-            reply.take(token, end_ids)
-            reply.seconds = seconds
+def _wanted(slot: _Slot, count: int) -> Ids:
+    """Which of the next `count` tokens' logits are wanted: all, the last of a prompt, or none."""
+    assert slot.task is not None
+    if slot.task.rate_prompt is not None:
+        return np.arange(count)
+    ends = len(slot.tokens) + count == len(slot.task.prompt)
+    return np.arange(count - 1 if ends else count, count)
 
 
-def _finished(reply: _Reply, prompt_seconds: float) -> Generation:
-    assert reply.finish is not None
-    count, following = len(reply.token_ids), len(reply.token_ids) - 1
-    return Generation(
-        text=reply.shown + reply.text.flush(),
-        token_ids=tuple(reply.token_ids),
-        finish_reason=reply.finish,
-        prompt_tokens=len(reply.prompt.token_ids),
-        truncated_tokens=reply.prompt.truncated_tokens,
-        generation_tokens=count,
-        prompt_tps=len(reply.prompt.token_ids) / prompt_seconds,
-        generation_tps=following / reply.seconds if following > 0 else 0.0,
-        logprobs=tuple(reply.logprobs[:count]) if reply.logprobs else None,
-    )
+def _is_plain(slot: _Slot) -> bool:
+    """Whether the likeliest token is all that is wanted."""
+    assert slot.task is not None
+    options = slot.task.reply.options
+    return options.is_greedy and options.logprobs is None
+
+
+def _take(slot: _Slot, logits: Logits) -> tuple[Task, Piece]:
+    assert slot.task is not None
+    piece = slot.task.reply.take(logits)
+    slot.next = piece.token_id
+    return slot.task, piece
+
+
+def _add(slot: _Slot, token: int) -> tuple[Task, Piece]:
+    assert slot.task is not None
+    slot.next = token
+    return slot.task, slot.task.reply.add(token)

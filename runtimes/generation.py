@@ -2,7 +2,8 @@
 
     prompt ids -> prefill -> logits -> choose -> token -> decode -> logits -> choose -> ...
 
-It knows neither the engine (`Decoder`), nor how text is written (`TextStream`).
+It knows neither the engine (`Decoder`), nor how text is written (`TextStream`). What becomes of one
+prompt is a `Reply`; `generate` runs one alone, and `runtimes.batch` many at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.decoder import Decoder
-from atom_edge.runtimes.engines.interface import Logits
+from atom_edge.runtimes.engines.interface import Ids, Logits
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.prompt import Prompt
 from atom_edge.runtimes.reply import FinishReason, Piece, TokenLogprob
@@ -27,62 +28,96 @@ from atom_edge.runtimes.sampling import (
 from atom_edge.runtimes.text import TextStream
 
 
-def generate(
-    decoder: Decoder,
-    prompt: Prompt,
-    options: GenerationOptions,
-    text: TextStream,
-    *,
-    end_ids: Set[int],
-    context_length: int,
-) -> Iterator[Piece]:
-    """Yield the reply to a prompt, one piece for each token; the last has a finish reason."""
-    prompt_tokens = len(prompt.token_ids)
-    room = min(options.max_new_tokens, context_length - prompt_tokens)
-    choose = chooser(prompt, options)
-    started = perf_counter()
-    logits = decoder.begin(prompt.token_ids)
-    turn = decoder.turn
-    prompt_seconds = perf_counter() - started
-    first, count = 0.0, 0
-    finish: FinishReason | None = None
-    while True:
-        token = choose(logits)
-        logprob = None if options.logprobs is None else rate(logits, token, options.logprobs)
+class Reply:
+    """A reply in the making: from logits to tokens and their text.
+
+    Attributes:
+        prompt: what it follows.
+        options: how it is chosen, and when it ends.
+        finish_reason: None as long as it goes on.
+        started: when it was asked for, by `perf_counter`.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions,
+        text: TextStream,
+        *,
+        end_ids: Set[int],
+        context_length: int,
+    ) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.finish_reason: FinishReason | None = None
+        self._text = text
+        self._end_ids = end_ids
+        self._choose = _chooser(prompt, options)
+        self._room = min(options.max_new_tokens, context_length - len(prompt.token_ids))
+        self._count = 0
+        self.started = perf_counter()
+        self._prompt_seconds = 0.0
+        self._first: float | None = None
+
+    def take(self, logits: Logits) -> Piece:
+        """Choose the next token by the logits `[V]` of what follows."""
+        if self._first is None:
+            self._prompt_seconds = perf_counter() - self.started
+        token = self._choose(logits)
+        alternatives = self.options.logprobs
+        rated = None if alternatives is None else rate(logits, token, alternatives)
+        return self.add(token, rated)
+
+    def add(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
+        """Go on with a token that was chosen elsewhere."""
         now = perf_counter()
-        first = first or now
-        if token in end_ids:
-            shown, finish = text.flush(), "stop"
+        if self._first is None:
+            self._first = now
+            self._prompt_seconds = self._prompt_seconds or now - self.started
+        finish: FinishReason | None = None
+        if token in self._end_ids:
+            shown, finish = self._text.flush(), "stop"
         else:
-            count += 1
-            shown = text.push(token)
-            if count == room:
-                shown += text.flush()
+            self._count += 1
+            shown = self._text.push(token)
+            if self._count == self._room:
+                shown += self._text.flush()
                 finish = "length"
-        if text.stopped:
+        if self._text.stopped:
             finish = "stop"
-        yield Piece(
+        self.finish_reason = finish
+        return Piece(
             shown,
             token,
             logprob,
-            prompt_tokens,
-            count,
-            prompt_seconds,
-            now - first,
+            len(self.prompt.token_ids),
+            self._count,
+            self._prompt_seconds,
+            now - self._first,
             finish,
-            prompt.truncated_tokens,
+            self.prompt.truncated_tokens,
         )
-        if finish is not None:
+
+
+def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
+    """Yield the pieces of a reply, one for each token; the last has a finish reason."""
+    reply.started = perf_counter()
+    logits = decoder.begin(reply.prompt.token_ids)
+    turn = decoder.turn
+    while True:
+        piece = reply.take(logits)
+        yield piece
+        if piece.finish_reason is not None:
             return
         if decoder.turn != turn:
             raise GenerationError(
                 "Another reply has begun on this decoder. Give each reply that runs at the same "
                 "time a decoder of its own: session.new_decoder()."
             )
-        logits = decoder.feed((token,))
+        logits = decoder.feed((piece.token_id,))
 
 
-def chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:
+def _chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:
     """The function from logits `[vocab]` to a token that the options ask for."""
     sample = make_sampler(options)
     if options.repetition_penalty == 1:
@@ -107,7 +142,26 @@ def _without_repetition(sample: Sampler, prompt: Sequence[int], penalty: float) 
 
 def rate(logits: Logits, token: int, alternatives: int) -> TokenLogprob:
     """Log-probability of a token and of the likeliest ones under unmodified logits `[vocab]`."""
+    return rate_all(logits[None], np.array([token]), alternatives)[0]
+
+
+def rate_all(logits: Logits, tokens: Ids, alternatives: int) -> list[TokenLogprob]:
+    """`rate` of `[N]` tokens, each under its row of logits `[N, vocab]`."""
     scores = log_probabilities(logits)
-    likeliest = np.argsort(-scores, kind="stable")[:alternatives] if alternatives else ()
-    top = tuple((int(token_id), float(scores[token_id])) for token_id in likeliest)
-    return TokenLogprob(token, float(scores[token]), top)
+    rated = scores[np.arange(len(tokens)), tokens].tolist()
+    top: Sequence[Sequence[tuple[int, float]]] = [()] * len(rated)
+    if alternatives:
+        likeliest = (
+            scores.argmax(axis=1)[:, None]
+            if alternatives == 1
+            else np.argsort(-scores, axis=1, kind="stable")[:, :alternatives]
+        )
+        their = np.take_along_axis(scores, likeliest, axis=1)
+        top = [
+            list(zip(ids, each, strict=True))
+            for ids, each in zip(likeliest.tolist(), their.tolist(), strict=True)
+        ]
+    return [
+        TokenLogprob(token, logprob, tuple(each))
+        for token, logprob, each in zip(tokens.tolist(), rated, top, strict=True)
+    ]

@@ -144,8 +144,8 @@ def penalize_repetition(logits: Logits, seen: Ids, penalty: float) -> Logits:
 
 
 def log_probabilities(logits: Logits) -> Scores:
-    """Log-softmax of logits `[vocab]`, in float64."""
+    """Log-softmax of logits `[..., vocab]`, in float64."""
     scores = logits.astype(np.float64)
-    scores -= scores.max()
-    scores -= np.log(np.exp(scores).sum())
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     return scores

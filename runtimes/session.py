@@ -10,14 +10,14 @@ from typing import Unpack
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.errors import GenerationError
 from atom_edge.reference import bundle_path
-from atom_edge.runtimes.batch import generate_batch
+from atom_edge.runtimes.batch import Batch, generate_batch
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.defaults import Defaults, special_ids
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Device
-from atom_edge.runtimes.generation import generate
+from atom_edge.runtimes.generation import Reply, generate
 from atom_edge.runtimes.options import GenerationOptions, Options
-from atom_edge.runtimes.prompt import Prompt, PromptEncoder
+from atom_edge.runtimes.prompt import PromptEncoder
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.text import TextStream
@@ -37,6 +37,7 @@ class AtomSession:
         bundle: what it was loaded from.
         tokenizer: the bundle's.
         defaults: what the bundle says of options that a caller leaves out.
+        end_ids: tokens that end a reply.
         device: where it runs, "cpu" or "cuda".
         why_not_cuda: where the provider is "auto" and `device` is "cpu", the reason.
     """
@@ -50,7 +51,7 @@ class AtomSession:
         self.device: Device = self._engine.device
         self._prompt = PromptEncoder(bundle, self.tokenizer, self._engine.vocab_size)
         self.defaults = Defaults.of(bundle)
-        self._end_ids = frozenset(special_ids(bundle).end)
+        self.end_ids = frozenset(special_ids(bundle).end)
 
     @classmethod
     def from_pretrained(
@@ -93,7 +94,7 @@ class AtomSession:
             GenerationError: for an option outside its range, or a token id that does not exist.
             TokenizerError: for a prompt that is not valid Unicode.
         """
-        return collect(list(self.stream(prompt, **options)), self._end_ids)
+        return collect(list(self.stream(prompt, **options)), self.end_ids)
 
     def stream(
         self,
@@ -113,16 +114,7 @@ class AtomSession:
                 of the prompt: faster, and equal but for rounding. None for a new one.
             options: see `GenerationOptions`.
         """
-        encoded = self._prompt(prompt)
-        chosen = self._chosen(options, encoded)
-        return generate(
-            decoder or self.new_decoder(),
-            encoded,
-            chosen,
-            self._text(encoded, chosen),
-            end_ids=self._end_ids,
-            context_length=self.context_length,
-        )
+        return generate(decoder or self.new_decoder(), self.new_reply(prompt, **options))
 
     def generate_batch(
         self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]
@@ -140,26 +132,26 @@ class AtomSession:
             raise GenerationError(
                 f"prompts is {reprlib.repr(prompts)}; generate_batch takes a list of prompts."
             )
-        encoded = [self._prompt(prompt) for prompt in prompts]
-        longest = max((len(prompt.token_ids) for prompt in encoded), default=0)
-        chosen = GenerationOptions.of({**self.defaults.options(longest), **options})
-        if not encoded:
-            return []
-        return generate_batch(
-            self._engine.new_cache(len(encoded)),
+        GenerationOptions.of(options)  # what is wrong is said of no prompts, too
+        replies = [self.new_reply(prompt, **options) for prompt in prompts]
+        return generate_batch(self._engine, replies, self.end_ids) if replies else []
+
+    def new_reply(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
+        """What becomes of a prompt, before anything has; `generate` has arguments and errors."""
+        encoded = self._prompt(prompt)
+        defaults = self.defaults.options(len(encoded.token_ids))
+        chosen = GenerationOptions.of({**defaults, **options})
+        return Reply(
             encoded,
             chosen,
-            lambda prompt: self._text(prompt, chosen),
-            end_ids=self._end_ids,
+            TextStream(self.tokenizer.detokenizer(encoded.token_ids), chosen.stop_texts),
+            end_ids=self.end_ids,
             context_length=self.context_length,
         )
 
-    def _chosen(self, options: Options, prompt: Prompt) -> GenerationOptions:
-        defaults = self.defaults.options(len(prompt.token_ids))
-        return GenerationOptions.of({**defaults, **options})
-
-    def _text(self, prompt: Prompt, options: GenerationOptions) -> TextStream:
-        return TextStream(self.tokenizer.detokenizer(prompt.token_ids), options.stop_texts)
+    def new_batch(self, size: int) -> Batch:
+        """Room for `size` replies at once, which join and leave as they like."""
+        return Batch(self._engine, size)
 
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""

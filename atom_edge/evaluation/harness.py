@@ -21,7 +21,7 @@ from atom_edge.evaluation.models import Model, open_model
 from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.scoring import score
 from atom_edge.runtimes.decoder import Decoder
-from atom_edge.runtimes.generation import generate
+from atom_edge.runtimes.generation import Reply, generate
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.prompt import Prompt
 from atom_edge.runtimes.text import TextStream
@@ -130,15 +130,14 @@ class AtomEdgeLM(TemplateLM):
             stop=[stop for stop in ([stops] if isinstance(stops, str) else stops) if stop],
         )
         ids = self.tok_encode(context)[-max(1, self.max_length - room) :]
-        pieces = generate(
-            Decoder(self.model.engine),
+        reply = Reply(
             Prompt(ids or [self.eot_token_id]),
             chosen,
             TextStream(self.model.tokenizer.detokenizer(ids), chosen.stop_texts),
             end_ids=self.model.end_tokens | {self.eot_token_id},
             context_length=self.max_length,
         )
-        return "".join(piece.text for piece in pieces)
+        return "".join(piece.text for piece in generate(Decoder(self.model.engine), reply))
 
 
 def register() -> None:

@@ -33,7 +33,6 @@ from atom_edge.runtimes.engines.interface import (
     Logits,
     Tensors,
     check_counts,
-    check_fit,
     last_places,
 )
 from atom_edge.runtimes.installation import import_onnxruntime
@@ -184,27 +183,34 @@ class CudaCache:
 
     def step(self, token_ids: Ids) -> Logits:
         """See `Cache`."""
-        self._step(token_ids)
+        self._step(token_ids, np.ones_like(self.lengths))
         logits: Logits = self._buffers.logits.numpy()
         return logits
 
-    def step_greedily(self, token_ids: Ids | None = None) -> Ids:
+    def step_greedily(self, token_ids: Ids | None, counts: Ids | None = None) -> Ids:
         """See `Cache`.
 
         Args:
             token_ids: int64 `[B]`; None for what the last step returned, which need not leave the
                 device then.
+            counts: see `Cache`.
         """
-        self._step(token_ids)
+        counts = np.ones_like(self.lengths) if counts is None else counts
+        self._step(token_ids, counts)
         likeliest: Ids = self._buffers.token_ids.numpy()[:, 0]
-        return likeliest
+        return likeliest[counts > 0]
 
-    def _step(self, token_ids: Ids | None) -> None:
-        check_fit(int(self.lengths.max()), 1, self._engine.context_length)
+    def _step(self, token_ids: Ids | None, counts: Ids) -> None:
+        """Step all sequences, but keep those of count 0 where they are.
+
+        What is run for these goes behind their tokens; one that fills the context loses its last.
+        """
+        check_counts(self.lengths, counts, self._engine.context_length)
+        np.minimum(self.lengths, self._engine.context_length - (counts == 0), out=self.lengths)
         if token_ids is not None:
             self._buffers.token_ids.update_inplace(token_ids.reshape(-1, 1))
         self._buffers.step(self.lengths)
-        self.lengths += 1
+        self.lengths += counts
 
     def append(
         self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
@@ -213,10 +219,12 @@ class CudaCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         places = last_places(tokens, counts) if places is None else places
-        check_counts(self.lengths, counts, self._engine.context_length)
         sequence, token = np.divmod(places, tokens)
         if tokens == 1 and batch > 1:
-            return self._step_some(token_ids[:, 0], counts)[sequence]
+            self._step(token_ids[:, 0], counts)
+            stepped: Logits = self._buffers.logits.numpy()
+            return stepped[sequence]
+        check_counts(self.lengths, counts, self._engine.context_length)
         logits = []
         for first, last in self._runs(tokens, counts):
             width = int(counts[first:last].max())
@@ -232,28 +240,18 @@ class CudaCache:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
 
-    def _step_some(self, token_ids: Ids, counts: Ids) -> Logits:
-        """Step all sequences, but keep those of count 0 where they are; logits `[B, V]`.
-
-        What is run for these goes behind their tokens; one that fills the context loses its last.
-        """
-        idle = counts == 0
-        np.minimum(self.lengths, self._engine.context_length - idle, out=self.lengths)
-        self._buffers.token_ids.update_inplace(token_ids.reshape(-1, 1))
-        self._buffers.step(self.lengths)
-        self.lengths += counts
-        logits: Logits = self._buffers.logits.numpy()
-        return logits
-
     def _runs(self, tokens: int, counts: Ids) -> Iterator[tuple[int, int]]:
-        """The sequences that are run together: several only as the first tokens of all."""
-        batch = len(self.lengths)
-        if self.lengths.any() or not counts.all():
-            yield from ((row, row + 1) for row in np.flatnonzero(counts).tolist())
-            return
+        """The sequences that are run together: neighbours, and only as their first tokens."""
         together = max(1, _TOKENS_AT_ONCE // tokens)
-        for first in range(0, batch, together):
-            yield first, min(first + together, batch)
+        begins = (self.lengths == 0) & (counts > 0)
+        first = 0
+        while first < len(counts):
+            last = first + 1
+            while last < min(len(counts), first + together) and begins[first : last + 1].all():
+                last += 1
+            if counts[first]:
+                yield first, last
+            first = last
 
     def _prefill(self, token_ids: Ids, counts: Ids, first: int, places: Ids) -> Logits:
         """Run the tokens of the sequences from `first` on."""

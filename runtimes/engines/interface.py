@@ -59,8 +59,12 @@ class Cache(Protocol):
         """
         ...
 
-    def step_greedily(self, token_ids: Ids) -> Ids:
-        """`step`, but the likeliest next tokens, int64 `[B]`, and no logits for the caller."""
+    def step_greedily(self, token_ids: Ids, counts: Ids | None = None) -> Ids:
+        """Append one token, int64 `[B]`, to each sequence, or to those of which `counts` is 1.
+
+        Returns:
+            int64 `[N]`, the likeliest next token of each sequence that takes part.
+        """
         ...
 
     def crop(self, lengths: Ids) -> None:
@@ -124,9 +128,8 @@ def check_counts(lengths: Ids, counts: Ids, context_length: int) -> None:
     """
     if not counts.any():
         raise GenerationError("There are no tokens to append.")
-    for length, new in zip(lengths.tolist(), counts.tolist(), strict=True):
-        if new:
-            check_fit(length, new, context_length)
+    for sequence in np.flatnonzero((lengths + counts > context_length) & (counts > 0)):
+        check_fit(int(lengths[sequence]), int(counts[sequence]), context_length)
 
 
 def last_places(tokens: int, counts: Ids) -> Ids:
