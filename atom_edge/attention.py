@@ -1,4 +1,4 @@
-"""Attention as functions of tensors: rotary positions, grouped queries, and XSA.
+"""Attention as functions of tensors: grouped queries, and XSA.
 
 Shapes: B batch, T new tokens, S tokens in the cache after them, H query heads, K key-value heads, D
 head size.
@@ -12,28 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atom_edge.config import AtomConfig
-
 # Keeps the direction of a zero value vector defined; far below the square of any real one.
 _XSA_MIN_SQUARED_NORM = 1e-20
-
-
-def rotary_tables(config: AtomConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's rotary angles, each float32 `[context, D / 2]`.
-
-    Source: RoFormer, arXiv 2104.09864, equation 34, in the half-split layout of Llama.
-    """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-    angles = torch.outer(positions, frequencies)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of each head of `x` `[B, heads, T, D]` by `cos`, `sin` `[B, 1, T, D/2]`."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def exclude_own_value(output: Tensor, value: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -35,11 +36,9 @@ _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
     "alibi": _OFF,
     "use_alibi": _OFF,
     # biases
-    "attention_bias": _OFF,
     "qkv_bias": _OFF,
     "add_qkv_bias": _OFF,
     "attn_bias": _OFF,
-    "mlp_bias": _OFF,
     "use_bias": _OFF,
     "bias": _OFF,
     "add_bias_linear": _OFF,
@@ -57,7 +56,6 @@ _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
     "attn_logit_softcap": _OFF,
     "attention_logit_softcapping": _OFF,
     "query_pre_attn_scalar": (None,),
-    "attention_multiplier": (None,),
     "attention_scale": (None,),
     "softmax_scale": (None,),
     "scale_attn_by_inverse_layer_idx": _OFF,
@@ -79,7 +77,6 @@ _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
     "parallel_block": _OFF,
     "value_residual": _OFF,
     "use_value_residual": _OFF,
-    "residual_multiplier": _ONE,
     "residual_scale": _ONE,
     "scale_depth": (None,),
     "num_loops": _ONE,
@@ -98,8 +95,6 @@ _MUST_BE_OFF: Mapping[str, tuple[Any, ...]] = {
     "logit_softcapping": _OFF,
     "softcap": _OFF,
     "logit_scale": _ONE,
-    "logits_scaling": _ONE,
-    "embedding_multiplier": _ONE,
     "embedding_scale": _ONE,
     "scale_emb": _ONE,
     "scale_embedding": _OFF,
@@ -120,8 +115,47 @@ _MUST_NAME: Mapping[str, tuple[str, ...]] = {
     "position_encoding": ("rope", "rotary"),
 }
 # What may stand beside the default type of rotary embedding.
-_UNSCALED_ROPE = ("rope_type", "type", "rope_theta")
+_UNSCALED_ROPE = {"rope_type", "rope_theta"}
 _SILU_NAMES = ("silu", "swish")
+# Of each kind of scaled rotary positions: the options that it needs, and those it may have.
+_SCALINGS: Mapping[str, tuple[set[str], set[str]]] = {
+    "linear": ({"factor"}, {"original_max_position_embeddings"}),
+    "llama3": (
+        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+        set(),
+    ),
+    "yarn": (
+        {"factor"},
+        {
+            *("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+            *("mscale", "mscale_all_dim", "truncate"),
+        },
+    ),
+}
+
+
+def scaling_problems(scaling: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with the options of scaled rotary positions, a sentence each."""
+    if scaling is None:
+        return []
+    kind = str(scaling.get("kind"))
+    if kind not in _SCALINGS:
+        return [f"rotary positions of kind {kind!r} (known are {', '.join(_SCALINGS)})"]
+    needed, allowed = _SCALINGS[kind]
+    given = {name for name, value in scaling.items() if value is not None} - {"kind"}
+    problems = [f"{kind} rotary positions without {name}" for name in sorted(needed - given)]
+    problems += [
+        f"{kind} rotary positions with {name} = {scaling[name]!r}"
+        for name in sorted(given)
+        if name not in needed | allowed or not _is_option(name, scaling[name])
+    ]
+    return problems
+
+
+def _is_option(name: str, value: Any) -> bool:
+    if name == "truncate":
+        return isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def refused_options(options: Mapping[str, Any]) -> list[str]:
@@ -138,9 +172,7 @@ def _is_off(name: str, value: Any) -> bool:
         return True
     if name in ("rope_scaling", "rope_parameters") and isinstance(value, dict):
         # transformers writes {"rope_type": "default"} for unscaled rotary embeddings.
-        kind = value.get("rope_type", value.get("type", "default"))
-        rest = {inner: value[inner] for inner in value if inner not in _UNSCALED_ROPE}
-        return kind == "default" and all(_is_off(*item) for item in rest.items())
+        return value.get("rope_type", "default") == "default" and set(value) <= _UNSCALED_ROPE
     return any(value is neutral or value == neutral for neutral in _MUST_BE_OFF[name])
 
 
@@ -167,6 +199,18 @@ class AtomConfig(PretrainedConfig):
         rms_norm_eps: epsilon of every RMSNorm (Zhang and Sennrich, arXiv 1910.07467).
         tie_word_embeddings: whether the output projection is the embedding matrix.
         xsa: exclusive self attention (arXiv 2603.09078); False computes a Llama model.
+        attention_bias: whether queries, keys and values have biases, as in Qwen2.
+        attention_output_bias: whether the attention's output has one.
+        mlp_bias: whether the feed-forward layer has biases.
+        query_key_norm: an RMSNorm over each query and key head before the rotation, as in Qwen3.
+        rotary_dim: how much of each head is rotated, even; all of it when None.
+        rotary_scaling: rotary positions of a longer context: `kind` (`linear`, `llama3` or `yarn`)
+            and its options under the names that transformers gives them; None for plain ones.
+        unrotated_layers: layers without positions, counted from 0, as in SmolLM3.
+        embedding_multiplier: factor of the embedding, as in Granite, as the following.
+        residual_multiplier: factor of what attention and feed-forward add to the residual stream.
+        attention_multiplier: factor of the attention scores; `head_dim ** -0.5` when None.
+        logits_scaling: what the logits are divided by.
 
     Raises:
         UnsupportedModelError: for a shape that does not fit together, and for any option of
@@ -192,6 +236,17 @@ class AtomConfig(PretrainedConfig):
         hidden_act: str = "silu",
         tie_word_embeddings: bool = True,
         xsa: bool = True,
+        attention_bias: bool = False,
+        attention_output_bias: bool = False,
+        mlp_bias: bool = False,
+        query_key_norm: bool = False,
+        rotary_dim: int | None = None,
+        rotary_scaling: dict[str, Any] | None = None,
+        unrotated_layers: Sequence[int] = (),
+        embedding_multiplier: float = 1.0,
+        residual_multiplier: float = 1.0,
+        attention_multiplier: float | None = None,
+        logits_scaling: float = 1.0,
         use_cache: bool = True,
         pad_token_id: int | None = 0,
         bos_token_id: int | None = 1,
@@ -211,6 +266,17 @@ class AtomConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.hidden_act = hidden_act
         self.xsa = xsa
+        self.attention_bias = attention_bias
+        self.attention_output_bias = attention_output_bias
+        self.mlp_bias = mlp_bias
+        self.query_key_norm = query_key_norm
+        self.rotary_dim = rotary_dim or self.head_dim
+        self.rotary_scaling = rotary_scaling
+        self.unrotated_layers = sorted(unrotated_layers)
+        self.embedding_multiplier = embedding_multiplier
+        self.residual_multiplier = residual_multiplier
+        self.attention_multiplier = attention_multiplier
+        self.logits_scaling = logits_scaling
         self.use_cache = use_cache
         self._refuse_unsupported(kwargs)
         super().__init__(
@@ -230,11 +296,14 @@ class AtomConfig(PretrainedConfig):
                 f"num_attention_heads = {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads = {self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
-            problems.append(f"head_dim = {self.head_dim} is odd, which rotary embedding excludes")
+        if self.rotary_dim % 2:
+            problems.append(f"rotary_dim = {self.rotary_dim} is odd, and pairs are rotated")
+        if self.rotary_dim > self.head_dim:
+            problems.append(f"rotary_dim = {self.rotary_dim} is over head_dim = {self.head_dim}")
+        problems += scaling_problems(self.rotary_scaling)
         if problems:
             raise UnsupportedModelError(
                 "This model configuration asks for what AtomForCausalLM does not compute: "
                 + "; ".join(problems)
-                + ". Only plain Llama-shaped decoders, with or without XSA, can be opened."
+                + "."
             )

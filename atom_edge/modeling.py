@@ -2,7 +2,8 @@
 
 A Llama-shaped causal decoder (RMSNorm, rotary positions, grouped-query attention, gated SiLU) with
 one addition, exclusive self attention: what a token's attention output has in common with the
-token's own value vector is taken out of it. Parameters carry the names of transformers' Llama.
+token's own value vector is taken out of it. With its options it is also a Qwen2, Qwen3, SmolLM3 or
+Granite. Parameters carry the names of transformers' Llama, norms of queries and keys Qwen3's.
 
 Shapes below: B batch, T new tokens, S tokens in the cache after them, E hidden size.
 """
@@ -27,14 +28,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from atom_edge.attention import (
-    eager_attention_forward,
-    exclude_own_value,
-    rotary_tables,
-    rotate,
-)
+from atom_edge.attention import eager_attention_forward, exclude_own_value
 from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError
+from atom_edge.rotary import rotary_tables, rotate
 from atom_edge.transformers_versions import cache_in, causal_mask
 
 
@@ -49,13 +46,19 @@ class AtomAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = config.head_dim**-0.5
+        self.scaling = config.attention_multiplier or config.head_dim**-0.5
+        self.rotated = layer_idx not in config.unrotated_layers
         query_width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=bias)
+        output_bias = config.attention_output_bias
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=output_bias)
+        if config.query_key_norm:
+            self.q_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(
         self,
@@ -67,10 +70,14 @@ class AtomAttention(nn.Module):
     ) -> Tensor:
         """Attend from `hidden_states` `[B, T, E]` to the cache and themselves; `[B, T, E]`."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        query = self.q_proj(hidden_states).view(shape)
+        key = self.k_proj(hidden_states).view(shape)
         own_value = self.v_proj(hidden_states).view(shape)
-        query, key, value = rotate(query, *rotary), rotate(key, *rotary), own_value.transpose(1, 2)
+        if self.config.query_key_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = (heads.transpose(1, 2) for heads in (query, key, own_value))
+        if self.rotated:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
@@ -90,9 +97,10 @@ class AtomMLP(nn.Module):
 
     def __init__(self, config: AtomConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        hidden, width, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(hidden, width, bias=bias)
+        self.up_proj = nn.Linear(hidden, width, bias=bias)
+        self.down_proj = nn.Linear(width, hidden, bias=bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map `[B, T, E]` to `[B, T, E]`."""
@@ -104,6 +112,7 @@ class AtomDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: AtomConfig, layer_idx: int) -> None:
         super().__init__()
+        self.multiplier = config.residual_multiplier
         self.self_attn = AtomAttention(config, layer_idx)
         self.mlp = AtomMLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -111,10 +120,15 @@ class AtomDecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: Tensor, **attention: Any) -> Tensor:
         """Map `[B, T, E]` to `[B, T, E]`; `attention` is passed to `AtomAttention.forward`."""
-        hidden_states = hidden_states + self.self_attn(
-            self.input_layernorm(hidden_states), **attention
-        )
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        attended = self.self_attn(self.input_layernorm(hidden_states), **attention)
+        hidden_states = hidden_states + _times(attended, self.multiplier)
+        added = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + _times(added, self.multiplier)
+
+
+def _times(x: Tensor, multiplier: float) -> Tensor:
+    # A product with 1 would stay in the traced graph.
+    return x if multiplier == 1 else x * multiplier
 
 
 class AtomPreTrainedModel(PreTrainedModel):
@@ -138,6 +152,8 @@ class AtomPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, AtomModel):
@@ -221,7 +237,7 @@ class AtomModel(AtomPreTrainedModel):
             self.rotary_cos[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
             self.rotary_sin[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
         )
-        hidden_states = inputs_embeds
+        hidden_states = _times(inputs_embeds, self.config.embedding_multiplier)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -298,6 +314,8 @@ class AtomForCausalLM(AtomPreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        if self.config.logits_scaling != 1:
+            logits = logits / self.config.logits_scaling
         loss = None
         if labels is not None:
             loss = self.loss_function(

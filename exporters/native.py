@@ -64,6 +64,7 @@ from onnx import TensorProto, helper
 
 from atom_edge.exporters.packed import Floats, pack, pad
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.rotary import inverse_frequencies
 
 DOMAIN = "atom_edge"
 PAGE_TOKENS = 16
@@ -186,21 +187,28 @@ def describe(model: AtomForCausalLM) -> Decoder:
             gate=linear(f"{feed_forward}.gate_proj"),
             up=linear(f"{feed_forward}.up_proj"),
             down=linear(f"{feed_forward}.down_proj"),
+            query_norm=state.get(f"{attention}.q_norm.weight"),
+            key_norm=state.get(f"{attention}.k_norm.weight"),
+            rotated=index not in config.unrotated_layers,
         )
 
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies: Floats = (np.float32(config.rope_theta) ** -exponents).astype(np.float32)
+    frequencies, rotary_scale = inverse_frequencies(config)
     tied = config.tie_word_embeddings
     return Decoder(
         embedding=state["model.embed_tokens.weight"],
         layers=[layer(index) for index in range(config.num_hidden_layers)],
         final_norm=state["model.norm.weight"],
-        inverse_frequencies=frequencies,
+        inverse_frequencies=frequencies.numpy(),
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_size=config.head_dim,
         head=None if tied else linear("lm_head"),
         epsilon=config.rms_norm_eps,
+        rotary_scale=rotary_scale,
+        attention_scale=config.attention_multiplier,
+        embedding_scale=config.embedding_multiplier,
+        residual_scale=config.residual_multiplier,
+        logit_scale=1 / config.logits_scaling,
         exclusive=config.xsa,
     )
 

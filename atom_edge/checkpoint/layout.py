@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from atom_edge.checkpoint.naming import NamedTensors
@@ -29,7 +30,9 @@ def untranspose(named: NamedTensors) -> dict[str, Tensor]:
         name for name, found in named.origin.items() if found.split(".")[-2].startswith("c_")
     }
     readers = [
-        name for name in candidates if not name.endswith(("o_proj.weight", "down_proj.weight"))
+        name
+        for name in candidates
+        if name.endswith(".weight") and not name.endswith(("o_proj.weight", "down_proj.weight"))
     ]
     telling = {name: tuple(tensors[name].shape) for name in readers}
     telling = {name: shape for name, shape in telling.items() if shape[0] != shape[1]}
@@ -46,7 +49,7 @@ def untranspose(named: NamedTensors) -> dict[str, Tensor]:
             + _listed(named, telling)
         )
     return {
-        name: tensor.t() if transposed and name in candidates else tensor
+        name: tensor.t() if transposed and name in candidates and tensor.dim() == 2 else tensor
         for name, tensor in tensors.items()
     }
 
@@ -63,7 +66,7 @@ def separate(
     """Take fused matrices apart along their rows.
 
     `qkv_proj` is all of q, then all of k, then all of v: `[(H + 2 K) D, E]`; `kv_proj` is k, then
-    v; `gate_up_proj` is gate, then up: `[2 F, E]`.
+    v; `gate_up_proj` is gate, then up: `[2 F, E]`. Biases likewise.
 
     Raises:
         WeightsError: a fused matrix is of another shape.
@@ -79,17 +82,18 @@ def separate(
     separated: dict[str, Tensor] = {}
     wrong: list[str] = []
     for name, tensor in tensors.items():
-        prefix, _, role = name.removesuffix(".weight").rpartition(".")
+        linear, _, kind = name.rpartition(".")
+        prefix, _, role = linear.rpartition(".")
         if role not in parts:
             separated[name] = tensor
             continue
         rows = [count for _, count in parts[role]]
-        expected = [sum(rows), config.hidden_size]
+        expected = [sum(rows), config.hidden_size][: tensor.dim()]
         if list(tensor.shape) != expected:
             wrong.append(f"{named.origin[name]} {list(tensor.shape)}, expected {expected}")
             continue
         for (part, _), piece in zip(parts[role], tensor.split(rows), strict=True):
-            separated[f"{prefix}.{part}.weight"] = piece
+            separated[f"{prefix}.{part}.{kind}"] = piece
     if wrong:
         raise WeightsError("Fused matrices of another shape:\n  " + "\n  ".join(wrong))
     return separated
@@ -99,16 +103,20 @@ def halve_rotary(tensors: Mapping[str, Tensor], config: AtomConfig) -> dict[str,
     """Reorder q and k of interleaved rotary embedding, so that half-split rotation is the same.
 
     Interleaved rotation turns rows 2i and 2i+1 of a head together, half-split rotation rows i and
-    i + D/2. Scores are sums over a head, so moving the rows of q and k alike changes nothing.
+    i + R/2 of the R that are rotated. Scores are sums over a head, so moving the rows of q and k
+    alike changes nothing.
     """
 
-    def halved(matrix: Tensor) -> Tensor:
-        heads = matrix.reshape(-1, config.head_dim // 2, 2, matrix.shape[-1])
-        return heads.transpose(1, 2).reshape(matrix.shape)
+    def halved(tensor: Tensor) -> Tensor:
+        heads = tensor.reshape(-1, config.head_dim, *tensor.shape[1:])
+        turned, rest = heads[:, : config.rotary_dim], heads[:, config.rotary_dim :]
+        pairs = turned.reshape(len(heads), -1, 2, *tensor.shape[1:])
+        turned = pairs.transpose(1, 2).reshape(turned.shape)
+        return torch.cat((turned, rest), dim=1).reshape(tensor.shape)
 
-    rotated = ("q_proj.weight", "k_proj.weight")
+    roles = ("q_proj", "k_proj", "q_norm", "k_norm")
     return {
-        name: halved(tensor) if name.endswith(rotated) else tensor
+        name: halved(tensor) if name.split(".")[-2] in roles else tensor
         for name, tensor in tensors.items()
     }
 

@@ -25,6 +25,7 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _FRONTS = {"module", "model", "transformer", "backbone", "decoder", "gpt", "lm", "net"}
 
 _SUFFIX = r"\.weight"
+_PART = r"\.(?P<part>weight|bias)"
 _NORM_SUFFIX = r"\.(?:weight|scale|gamma|g)"  # RMSNorm's one parameter has several names
 _LAYER = r"(?:layers|h|blocks|block|layer)\.(\d+)\."
 _ATTENTION = r"(?:self_attn|attention|attn|self_attention|att)\."
@@ -50,22 +51,24 @@ _INSIDE_LAYERS = {
         r"(?:post_attention_layernorm|ffn_norm|mlp_norm|ln_2|ln2|norm_2|norm2|rms_2|rms2"
         r"|ln_mlp|norm_mlp|pre_mlp_norm|pre_ffn_norm|feed_forward_norm|ff_norm)" + _NORM_SUFFIX
     ),
-    "self_attn.q_proj": _ATTENTION + r"(?:q_proj|wq|c_q|q|query|q_linear|to_q|w_q)" + _SUFFIX,
-    "self_attn.k_proj": _ATTENTION + r"(?:k_proj|wk|c_k|k|key|k_linear|to_k|w_k)" + _SUFFIX,
-    "self_attn.v_proj": _ATTENTION + r"(?:v_proj|wv|c_v|v|value|v_linear|to_v|w_v)" + _SUFFIX,
+    "self_attn.q_proj": _ATTENTION + r"(?:q_proj|wq|c_q|q|query|q_linear|to_q|w_q)" + _PART,
+    "self_attn.k_proj": _ATTENTION + r"(?:k_proj|wk|c_k|k|key|k_linear|to_k|w_k)" + _PART,
+    "self_attn.v_proj": _ATTENTION + r"(?:v_proj|wv|c_v|v|value|v_linear|to_v|w_v)" + _PART,
     "self_attn.qkv_proj": (
         _ATTENTION
         + r"(?:qkv_proj|c_attn|qkv|Wqkv|wqkv|W_pack|attn|query_key_value|in_proj|to_qkv)"
-        + _SUFFIX
+        + _PART
     ),
-    "self_attn.kv_proj": _ATTENTION + r"(?:kv_proj|kv|wkv|c_kv|to_kv)" + _SUFFIX,
+    "self_attn.kv_proj": _ATTENTION + r"(?:kv_proj|kv|wkv|c_kv|to_kv)" + _PART,
     "self_attn.o_proj": (
         _ATTENTION
         + r"(?:o_proj|wo|c_proj|proj|out_proj|out|o|dense|to_out|w_o|output|output_proj)"
-        + _SUFFIX
+        + _PART
     ),
+    "self_attn.q_norm": _ATTENTION + r"(?:q_norm|query_norm|norm_q)" + _NORM_SUFFIX,
+    "self_attn.k_norm": _ATTENTION + r"(?:k_norm|key_norm|norm_k)" + _NORM_SUFFIX,
 }
-_IN_MLP = re.compile(_LAYER + _MLP + r"(\w+)" + _SUFFIX)
+_IN_MLP = re.compile(_LAYER + _MLP + r"(\w+)" + _PART)
 
 # The feed-forward layer's names mean different things in different schools (`w2` is Meta's down
 # projection and xFormers' up projection), so one row must explain all of a file's names.
@@ -101,8 +104,10 @@ _FUSED_ROWS = (
 
 # What a tensor of another architecture is, so that the refusal can say it.
 _FEATURES = {
-    r".*\.(?:bias|q_bias|k_bias|v_bias|b)": "biases",
-    r".*\b(?:q_norm|k_norm|q_layernorm|k_layernorm|query_norm|key_norm)\b.*": "query/key norms",
+    r".*\.(?:q_bias|k_bias|v_bias|b)": "biases under names of their own",
+    r"(?:lm_head|output|head|embed_out|unembed|out_head)\.bias": "a bias of the logits",
+    r".*(?:norm|ln|rms)\w*(?:\.norms\.\d+)?\.bias": "norms with a bias (LayerNorm)",
+    r".*\b(?:q_layernorm|k_layernorm)\b.*": "query/key norms of another kind",
     r"(?:wpe|pos_emb|pos_embed|position_embedding|position_embeddings|embed_positions)\b.*": (
         "learned positions"
     ),
@@ -166,7 +171,7 @@ def name_tensors(tensors: Mapping[str, Tensor]) -> NamedTensors:
     lines += [
         f"neither a matrix nor a norm's vector: {_shown(names, tensors)}"
         for name, names in sorted(claims.items())
-        if not all(_has_rank(tensors[each], 1 if "norm" in name else 2) for each in names)
+        if not all(_has_rank(tensors[each], _rank(name)) for each in names)
     ]
     if lines:
         raise WeightsError(
@@ -179,6 +184,10 @@ def name_tensors(tensors: Mapping[str, Tensor]) -> NamedTensors:
 
 def _shown(names: list[str], tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
+
+
+def _rank(name: str) -> int:
+    return 1 if "norm" in name or name.endswith(".bias") else 2
 
 
 def _has_rank(tensor: Tensor, rank: int) -> bool:
@@ -212,10 +221,10 @@ def _canonical(stripped: str, mlp_roles: Mapping[str, str]) -> str | None:
             return canonical
     for role, pattern in _INSIDE_LAYERS.items():
         if match := re.fullmatch(_LAYER + pattern, stripped):
-            return f"model.layers.{int(match[1])}.{role}.weight"
+            return f"model.layers.{int(match[1])}.{role}.{match.groupdict().get('part', 'weight')}"
     match = _IN_MLP.fullmatch(stripped)
     if match and match[2] in mlp_roles:
-        return f"model.layers.{int(match[1])}.mlp.{mlp_roles[match[2]]}.weight"
+        return f"model.layers.{int(match[1])}.mlp.{mlp_roles[match[2]]}.{match['part']}"
     return None
 
 
@@ -223,7 +232,8 @@ def _mlp_roles(parameters: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
     """What each name inside the feed-forward layers stands for; empty if no row explains all."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, stripped in parameters.items():
-        if match := _IN_MLP.fullmatch(stripped):
+        match = _IN_MLP.fullmatch(stripped)
+        if match and match["part"] == "weight":
             shapes.setdefault(match[2], tuple(tensors[name].shape))
     found = set(shapes)
     gated = [
@@ -260,6 +270,10 @@ def _expected(found: Set[str]) -> list[str]:
     layers = {name.split(".")[2] for name in found if ".layers." in name}
     fused_mlp = any(name.endswith("gate_up_proj.weight") for name in found)
     expected = ["model.embed_tokens.weight", "model.norm.weight"]
+    has = {".".join(name.split(".")[3:]) for name in found if ".layers." in name}
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if has & {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}:
+        norms += ["self_attn.q_norm", "self_attn.k_norm"]
     for layer in range(max(len(layers), 1)):
         prefix = f"model.layers.{layer}."
         if prefix + "self_attn.qkv_proj.weight" in found:
@@ -269,7 +283,10 @@ def _expected(found: Set[str]) -> list[str]:
         else:
             inputs = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
         gates = ["mlp.gate_up_proj"] if fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
-        norms = ["input_layernorm", "post_attention_layernorm"]
-        roles = [*norms, *inputs, "self_attn.o_proj", *gates, "mlp.down_proj"]
+        groups = (inputs, ["self_attn.o_proj"], [*gates, "mlp.down_proj"])
+        roles = [*norms, *(role for group in groups for role in group)]
         expected += [f"{prefix}{role}.weight" for role in roles]
+        # What has one bias has all of the same kind.
+        biased = (group for group in groups if any(f"{role}.bias" in has for role in group))
+        expected += [f"{prefix}{role}.bias" for group in biased for role in group]
     return expected

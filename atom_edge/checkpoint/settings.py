@@ -7,10 +7,12 @@ model does not compute.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from atom_edge.checkpoint.positions import READ, rotary_scaling, with_inner_options
 from atom_edge.config import refused_options
 from atom_edge.errors import SnapshotError, UnsupportedModelError
 
@@ -37,7 +39,14 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = {
         *("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "rms_eps"),
         "norm_epsilon",
     ),
-    "rope_theta": ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base"),
+    "rope_theta": (
+        *("rope_theta", "rope_base", "rotary_base", "rotary_emb_base"),
+        *("rope_scaling.rope_theta", "rope_parameters.rope_theta"),
+    ),
+    "embedding_multiplier": ("embedding_multiplier",),
+    "residual_multiplier": ("residual_multiplier",),
+    "attention_multiplier": ("attention_multiplier",),
+    "logits_scaling": ("logits_scaling",),
 }
 _FLAGS: Mapping[str, tuple[str, ...]] = {
     "tie_word_embeddings": (
@@ -52,6 +61,13 @@ _FLAGS: Mapping[str, tuple[str, ...]] = {
         *("rope_interleaved", "rope_interleave", "rotary_interleaved", "interleaved_rope"),
         "use_interleaved_rope",
     ),
+}
+# What the tensors show; config.json may say it too.
+_SHOWN: Mapping[str, tuple[str, ...]] = {
+    "attention_bias": ("attention_bias", "qkv_bias", "add_qkv_bias", "attn_bias"),
+    "mlp_bias": ("mlp_bias",),
+    "bias": ("use_bias", "bias", "add_bias_linear"),
+    "query_key_norm": ("query_key_norm", "use_qk_norm", "qk_norm", "qk_layernorm", "norm_qk"),
 }
 _ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "activation", "act_fn")
 # Several names may be there with different values, of which the first is meant.
@@ -68,11 +84,13 @@ def stated(raw: Mapping[str, Any]) -> dict[str, Any]:
         SnapshotError: a value is of the wrong kind, or two names contradict each other.
         UnsupportedModelError: an option of what `AtomForCausalLM` does not compute.
     """
-    if problems := refused_options(raw):
+    read = {*READ, *(name for names in _SHOWN.values() for name in names)}
+    others = {name: value for name, value in raw.items() if name not in read}
+    if problems := refused_options(others):
         raise UnsupportedModelError(
             "config.json asks for what AtomForCausalLM does not compute: " + "; ".join(problems)
         )
-    raw = {**raw, **_rotary(raw), **_attention_type(raw)}
+    raw = {**with_inner_options(raw), **_attention_type(raw)}
     values: dict[str, Any] = {}
     for table, convert in ((_SIZES, _size), (_NUMBERS, _number), (_FLAGS, _flag)):
         for field, names in table.items():
@@ -82,6 +100,7 @@ def stated(raw: Mapping[str, Any]) -> dict[str, Any]:
                 raise SnapshotError(f"config.json contradicts itself: {both}.")
             if found:
                 values[field] = next(iter(found.values()))
+    values["rotary_scaling"] = rotary_scaling(raw)
     _refuse_other_activations(raw)
     _refuse_unknown_xsa(raw)
     return values
@@ -114,11 +133,20 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _rotary(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta` where transformers 5 writes it, inside `rope_parameters`."""
-    parameters = raw.get("rope_parameters")
-    inner = parameters.get("rope_theta") if isinstance(parameters, dict) else None
-    return {} if inner is None or "rope_theta" in raw else {"rope_theta": inner}
+def disagreements(raw: Mapping[str, Any], shown: Mapping[str, bool]) -> list[str]:
+    """What config.json says of biases and norms that the tensors do not show, in words.
+
+    Args:
+        raw: config.json.
+        shown: `attention_bias`, `mlp_bias`, `bias` (any) and `query_key_norm`, by the tensors.
+    """
+    return [
+        f"{name} = {json.dumps(raw[name])} in config.json, and the tensors "
+        + ("have them" if shown[field] else "have none")
+        for field, names in _SHOWN.items()
+        for name in names
+        if _says(raw, name) and bool(raw[name]) is not shown[field]
+    ]
 
 
 def _attention_type(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,18 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from atom_edge.checkpoint.naming import NamedTensors
-from atom_edge.checkpoint.settings import stated
+from atom_edge.checkpoint.positions import (
+    refuse_narrow_windows,
+    rotary_dim,
+    unrotated_layers,
+    with_inner_options,
+)
+from atom_edge.checkpoint.settings import disagreements, stated
 from atom_edge.config import AtomConfig
 from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
 
 # The types of transformers that compute what this package's model computes without XSA.
-_LLAMA_TYPES = ("llama", "mistral")
+_LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3")
 # Types with code of their own whose tensors would be read in the wrong order without a sign of it.
 _OTHER_ORDERS = {
     "internlm2": "its wqkv holds q, k and v of one key-value head after another. Bring the "
@@ -29,6 +35,9 @@ _OTHER_ORDERS = {
 }
 _MEASURED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 _UNMEASURED = ("max_position_embeddings", "rope_theta", "rms_norm_eps", "xsa")
+_MULTIPLIERS = (
+    *("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,6 @@ def read_config(
     if compared:
         says = {"xsa": False, "rms_norm_eps": 1e-6} | says
     heads = _heads(says, sizes, measured)
-    if raw.get("rotary_dim") not in (None, heads["head_dim"]):
-        raise UnsupportedModelError(
-            f"rotary_dim = {raw['rotary_dim']} of a head of {heads['head_dim']}: "
-            "AtomForCausalLM rotates whole heads only."
-        )
     missing = [name for name in _UNMEASURED if name not in says]
     if missing:
         raise SnapshotError(
@@ -109,13 +113,44 @@ def read_config(
         interleaved = named.school == "Meta"
         if interleaved:
             notes.append("rotary embedding interleaved, as Meta's tensor names imply")
+    refuse_narrow_windows(_with_window(raw, architecture), says["max_position_embeddings"])
     shape: dict[str, Any] = {name: sizes[name] for name in _MEASURED} | heads
+    shape |= _parts(raw, tensors)
     config = AtomConfig(
         **shape,
-        **{name: says[name] for name in _UNMEASURED},
+        **{name: says[name] for name in (*_UNMEASURED, *_MULTIPLIERS) if name in says},
+        rotary_dim=rotary_dim(with_inner_options(raw), heads["head_dim"]),
+        rotary_scaling=says["rotary_scaling"],
+        unrotated_layers=unrotated_layers(raw, sizes["num_hidden_layers"]),
         tie_word_embeddings=_tied(says, tensors),
     )
     return Reading(config, interleaved, notes=tuple(notes))
+
+
+def _parts(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, bool]:
+    """Which biases and norms the model has, by its tensors."""
+    roles = {".".join(name.split(".")[3:]) for name in tensors if ".layers." in name}
+    parts = {
+        "attention_bias": any(
+            f"self_attn.{role}_proj.bias" in roles for role in ("q", "k", "v", "qkv", "kv")
+        ),
+        "attention_output_bias": "self_attn.o_proj.bias" in roles,
+        "mlp_bias": "mlp.down_proj.bias" in roles,
+        "query_key_norm": "self_attn.q_norm.weight" in roles,
+    }
+    any_bias = any(value for name, value in parts.items() if name.endswith("_bias"))
+    if wrong := disagreements(raw, parts | {"bias": any_bias}):
+        raise WeightsError(
+            "config.json and the weights contradict each other:\n  " + "\n  ".join(wrong)
+        )
+    return parts
+
+
+def _with_window(raw: Mapping[str, Any], architecture: str) -> Mapping[str, Any]:
+    """`raw` with the sliding window that its type has where it states none."""
+    if architecture not in _LLAMA_TYPES or "sliding_window" in raw:
+        return raw
+    return {"sliding_window": CONFIG_MAPPING[architecture]().to_dict().get("sliding_window"), **raw}
 
 
 def _measure(named: NamedTensors, tensors: Mapping[str, Tensor]) -> dict[str, Measure]:
@@ -201,7 +236,7 @@ def _heads(
 
 
 def _architecture(raw: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """`llama`, `mistral`, `atom`, or `unknown`.
+    """One of the types that are computed like Llama, `atom`, or `unknown`.
 
     Raises:
         UnsupportedModelError: a type that computes something else, or has its tensors otherwise.
@@ -232,7 +267,7 @@ def _defaults(architecture: str, tags: Collection[str], says: Mapping[str, Any])
         llama = CONFIG_MAPPING[architecture]().to_dict()
         # transformers 5 keeps the base among the rotary parameters.
         llama = {**(llama.get("rope_parameters") or {}), **llama, "xsa": False}
-        return {name: llama[name] for name in _UNMEASURED}
+        return {name: llama[name] for name in (*_UNMEASURED, *_MULTIPLIERS) if name in llama}
     if architecture == "atom":
         heads = {"head_dim", "num_attention_heads", "num_key_value_heads"}
         names = _UNMEASURED if heads & set(says) else (*_UNMEASURED, "head_dim")

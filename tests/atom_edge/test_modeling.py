@@ -168,19 +168,22 @@ def test_more_than_the_context_is_refused() -> None:
     ("option", "value"),
     [
         ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
-        ("attention_bias", True),
-        ("mlp_bias", True),
+        ("use_bias", True),
+        ("rotary_scaling", {"kind": "dynamic", "factor": 2.0}),
+        ("rotary_scaling", {"kind": "llama3", "factor": 2.0}),
+        ("rotary_dim", 40),
         ("sliding_window", 128),
         ("num_local_experts", 8),
         ("use_qk_norm", True),
         ("hidden_act", "gelu"),
         ("num_key_value_heads", 2),
-        ("head_dim", 63),
+        ("rotary_dim", 31),
     ],
 )
 def test_what_it_does_not_compute_is_refused_by_name(option: str, value: object) -> None:
-    with pytest.raises(UnsupportedModelError, match=option):
-        AtomConfig(**{option: value})
+    named = "llama3 rotary positions without|kind 'dynamic'"
+    with pytest.raises(UnsupportedModelError, match=f"{option}|{named}"):
+        AtomConfig(**{"head_dim": 32, option: value})
 
 
 def test_neutral_options_are_accepted() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import tokenizer
 from safetensors.torch import save_file
-from tokenizers.implementations import ByteLevelBPETokenizer
 from torch import Tensor
 
 WriteSnapshot = Callable[..., Path]
@@ -19,15 +19,8 @@ WriteSnapshot = Callable[..., Path]
 @pytest.fixture(scope="session")
 def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer of 280 tokens; ids 0, 1 and 2 are pad, bos and eos."""
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(
-        ["the water cycle is the way of the water"] * 20,
-        vocab_size=280,
-        special_tokens=["<|pad|>", "<|bos|>", "<|eos|>"],
-        show_progress=False,
-    )
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(file))
+    tokenizer().save(str(file))
     return file
 
 

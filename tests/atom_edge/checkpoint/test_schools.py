@@ -321,9 +321,10 @@ def test_a_tensor_too_many_is_refused_by_name_and_shape(
 @pytest.mark.parametrize(
     ("name", "shape", "feature"),
     [
-        ("model.norm.bias", (24,), "biases"),
-        ("model.layers.0.self_attn.q_proj.bias", (30,), "biases"),
-        ("model.layers.0.self_attn.q_norm.weight", (10,), "query/key norms"),
+        ("model.norm.bias", (24,), "norms with a bias"),
+        ("model.layers.0.input_layernorm.bias", (24,), "norms with a bias"),
+        ("lm_head.bias", (24,), "a bias of the logits"),
+        ("model.layers.0.self_attn.q_layernorm.weight", (10,), "query/key norms"),
         ("transformer.wpe.weight", (64, 24), "learned positions"),
         ("model.layers.0.mlp.experts.0.up_proj.weight", (32, 24), "experts"),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", (4, 24), "adapters"),

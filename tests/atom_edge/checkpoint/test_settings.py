@@ -138,9 +138,14 @@ def test_the_rotary_base_of_newer_files(opened: Open) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}),
-        ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
-        ("rotary_dim", 5),
+        ("rope_parameters", {"rope_type": "dynamic", "factor": 2.0}),
+        ("rope_parameters", {"factor": 2.0}),
+        ("rope_scaling", {"type": "linear", "factor": 2.0, "mystery": 1}),
+        ("rope_scaling", {"type": "linear", "factor": "2"}),
+        ("rope_scaling", {"full_attention": {"rope_type": "default"}}),
+        ("sliding_window", 63),
+        ("no_rope_layers", [1, 0]),
+        ("rotary_dim", 5),  # odd
         ("layer_types", ["full_attention", "sliding_attention"]),
         ("norm_type", "LayerNorm"),
         ("position_embedding_type", "learned"),

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from decoders import Ids, Sequences, open_session, random_decoder, reference_logits
+from families import COMPUTED, save_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +72,18 @@ def test_every_option_is_computed(decoder: Decoder, tokens: int) -> None:
     session = open_session(build(decoder, Scheme(segment=16, activation_bits=16)))
     logits = Sequences(session).append(ids[None])
     # int8 weights in segments of 16: half a percent of each weight.
+    assert np.abs(logits - expected).mean() < 0.06 * expected.std()
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_transformers_own_classes_are_described(tmp_path: Path, name: str) -> None:
+    theirs = save_random(tmp_path, *COMPUTED[name])
+    decoder = describe(open_snapshot(tmp_path).model)
+    ids = some_ids(decoder, 60)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)[None]).logits[0].numpy()
+    assert np.abs(reference_logits(decoder, ids) - expected).max() < 1e-5
+    logits = Sequences(open_session(build(decoder, Scheme(16, 16)))).append(ids[None])
     assert np.abs(logits - expected).mean() < 0.06 * expected.std()
 
 
