@@ -10,9 +10,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.cells import cell_len
 
@@ -47,20 +48,26 @@ class LineReader:
     """Reads messages: editing and history where there is a terminal, plain lines elsewhere.
 
     A line that ends in a backslash goes on in the next; three double quotes begin and end a
-    message of several lines.
+    message of several lines. A block that is pasted is one message, as far as the terminal says
+    that it pastes (bracketed paste) and GNU readline reads it.
+
+    Args:
+        prompt: what a line begins with on a terminal.
+        completions: what the tab key offers for the beginning of a line, as last words of it.
     """
 
-    def __init__(self, prompt: str) -> None:
+    def __init__(self, prompt: str, completions: Callable[[str], Iterable[str]]) -> None:
         self._prompt = prompt
         self._interactive = is_interactive()
         if self._interactive:
-            _open_history()
+            _set_up_readline(completions)
 
     def read(self) -> str:
         """Return the next message.
 
         Raises:
             EOFError: at the end of the input (Ctrl+D).
+            UnicodeDecodeError: for a line that is not text; the next call reads the next line.
             KeyboardInterrupt: at Ctrl+C; what was typed is dropped.
         """
         line = self._line(self._prompt)
@@ -82,11 +89,12 @@ class LineReader:
 
     def _line(self, prompt: str) -> str:
         if self._interactive:
-            return input(_unprinted(styled(prompt or "... ", "1;36")))
-        line = sys.stdin.readline()
+            return input(_unprinted(styled(prompt or "... ", "1;36"))).rstrip("\n")
+        # Bytes: after one undecodable line, the text layer of stdin would not read another.
+        line = sys.stdin.buffer.readline()
         if not line:
             raise EOFError
-        return line.rstrip("\r\n")
+        return line.rstrip(b"\r\n").decode()
 
 
 def _unprinted(prompt: str) -> str:
@@ -102,12 +110,31 @@ def history_file() -> Path:
     return Path(state) / "atom-edge" / "chat_history"
 
 
-def _open_history() -> None:
-    """Load earlier lines and save them at exit; a home that cannot be written is no error."""
+def _set_up_readline(completions: Callable[[str], Iterable[str]]) -> None:
+    """History, completion and pasted blocks, where Python has a line editor."""
     try:
         import readline
     except ImportError:  # Windows: the console keeps its own history
         return
+    _open_history(readline)
+    offered: list[str] = []
+
+    def complete(_: str, turn: int) -> str | None:
+        if turn == 0:
+            offered[:] = completions(readline.get_line_buffer()[: readline.get_endidx()])
+        return offered[turn] if turn < len(offered) else None
+
+    readline.set_completer(complete)
+    readline.set_completer_delims(" ")
+    if "libedit" in (readline.__doc__ or ""):
+        readline.parse_and_bind("bind ^I rl_complete")
+    else:
+        readline.parse_and_bind("tab: complete")
+        readline.parse_and_bind("set enable-bracketed-paste on")
+
+
+def _open_history(readline: Any) -> None:
+    """Load earlier lines and save them at exit; a home that cannot be written is no error."""
     import atexit
 
     path = history_file()
@@ -177,7 +204,7 @@ class ReplyWriter:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Within the block Ctrl+C only adds to the list that the block is given."""
+    """Within the block Ctrl+C only adds to the list that the block is given, and shows no `^C`."""
     presses: list[int] = []
 
     def remember(number: int, _: FrameType | None) -> None:
@@ -185,6 +212,26 @@ def interruptible() -> Iterator[list[int]]:
 
     previous = signal.signal(signal.SIGINT, remember)
     try:
-        yield presses
+        with _control_keys_unseen():
+            yield presses
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _control_keys_unseen() -> Iterator[None]:
+    """Keep the terminal from writing `^C` into the text; without one, do nothing."""
+    try:
+        import termios
+
+        state = termios.tcgetattr(sys.stdin)
+    except (ImportError, OSError, ValueError, termios.error):
+        yield
+        return
+    quiet = state.copy()
+    quiet[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, state)

@@ -103,7 +103,8 @@ def test_the_oldest_exchanges_are_forgotten_and_the_system_message_is_not(
     for number in range(12):
         said(conversation, f"Number {number}")
     *_, newest = conversation.messages[:-1]
-    kept = conversation._recent(conversation._template, CONTEXT - 8)  # type: ignore[arg-type]
+    assert conversation._template is not None
+    kept = conversation._recent(conversation._template, conversation.messages, CONTEXT - 8)
     text = chat_session.tokenizer.decode(kept)
     assert text.startswith("s: Be brief.\nu: Number ")
     assert "Number 0\n" not in text
@@ -126,3 +127,59 @@ def test_an_option_outside_its_range_leaves_the_conversation_as_it_was(
     with pytest.raises(GenerationError, match="temperature"):
         said(conversation, "The water")
     assert conversation.messages == []
+
+
+def test_a_system_message_is_kept(chat_session: AtomSession) -> None:
+    conversation = Conversation(chat_session, GREEDY)
+    conversation.system = "Be brief."
+    said(conversation, "Hello")
+    conversation.system = "Be kind."
+    assert [message["role"] for message in conversation.messages] == ["system", "user", "assistant"]
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "Be kind."}]
+    conversation.system = ""
+    assert conversation.messages == []
+
+
+def test_another_reply_takes_the_place_of_the_last(chat_session: AtomSession) -> None:
+    conversation = Conversation(chat_session, {**GREEDY, "temperature": 2.0})
+    first = said(conversation, "Hello")
+    second = "".join(piece.text for piece in conversation.retry())
+    assert first != second
+    assert [message["content"] for message in conversation.messages] == ["Hello", second]
+    conversation.options = {"top_p": 7}
+    with pytest.raises(GenerationError, match="top_p"):
+        list(conversation.retry())
+    assert [message["content"] for message in conversation.messages] == ["Hello", second]
+
+
+def test_undo_of_a_base_model_takes_back_what_it_wrote_on(session: AtomSession) -> None:
+    conversation = Conversation(session, GREEDY)
+    said(conversation, "The water")
+    text = conversation.text
+    said(conversation, "")
+    assert conversation.undo() == ""
+    assert conversation.text == text
+    assert conversation.undo() == "The water"
+    with pytest.raises(GenerationError, match="Nothing was said"):
+        conversation.undo()
+
+
+@pytest.mark.parametrize(
+    ("roles", "problem"),
+    [
+        (["user", "dog"], "no role 'dog'"),
+        (["user"], "take turns"),
+        (["assistant", "user"], "take turns"),
+        (["user", "assistant", "system", "user", "assistant"], "take turns"),
+    ],
+)
+def test_messages_in_a_wrong_order_are_refused(
+    chat_session: AtomSession, roles: list[str], problem: str
+) -> None:
+    conversation = Conversation(chat_session, GREEDY)
+    said(conversation, "Hello")
+    before = list(conversation.messages)
+    with pytest.raises(GenerationError, match=problem):
+        conversation.load([{"role": role, "content": "x"} for role in roles])
+    assert conversation.messages == before

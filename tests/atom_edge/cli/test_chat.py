@@ -50,7 +50,7 @@ def terminal(small_bundle: Path, state: Path) -> Iterator[pexpect.spawn]:
 def say(terminal: pexpect.spawn, line: str) -> str:
     """Type a line; return what is shown until the next prompt."""
     terminal.sendline(line)
-    terminal.expect_exact("\r\n" + PROMPT)
+    terminal.expect(r"\r\n(\x1b\[\?2004h)?" + PROMPT)  # after bracketed paste is asked for
     return re.sub(r"\x1b\[\??[0-9;]*[a-zA-Z]", "", terminal.before)
 
 
@@ -70,7 +70,7 @@ CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
 
 
 def test_commands(terminal: pexpect.spawn, tmp_path: Path) -> None:
-    assert "/save FILE" in say(terminal, "/help")
+    assert "/save [FILE]" in say(terminal, "/help")
     assert "There is no reply yet." in say(terminal, "/stats")
     say(terminal, "The water")
     stats = say(terminal, "/stats")
@@ -88,7 +88,7 @@ def test_commands(terminal: pexpect.spawn, tmp_path: Path) -> None:
     assert "Saved to" in say(terminal, f"/save {saved}")
     assert saved.read_text().startswith("The water")
     assert "\n\nagain" in saved.read_text()
-    assert "File exists" in say(terminal, f"/save {saved}")
+    assert "is there already. Nothing was saved" in say(terminal, f"/save {saved}")
     assert "forgotten" in say(terminal, "/reset")
     assert "There is no reply yet." in say(terminal, "/stats")
     assert "There is no command /sing" in say(terminal, "/sing")
@@ -229,4 +229,74 @@ class TestReplyWriter:
 
 
 def test_the_help_fits_80_columns() -> None:
-    assert max(map(len, chat_commands._HELP.splitlines())) < 80
+    assert max(map(len, chat_commands.help_text().splitlines())) < 80
+
+
+def test_a_pasted_block_is_one_message(terminal: pexpect.spawn, tmp_path: Path) -> None:
+    terminal.send("\x1b[200~/usr is a folder.\nIt is\n\nlarge.\n\x1b[201~")
+    say(terminal, "")
+    saved = tmp_path / "talk.txt"
+    say(terminal, f"/save {saved}")
+    assert saved.read_text().startswith("/usr is a folder.\nIt is\n\nlarge.")
+    assert "reply     12 tokens".replace(" ", "") in say(terminal, "/stats").replace(" ", "")
+
+
+def test_a_message_may_begin_with_a_slash(terminal: pexpect.spawn, tmp_path: Path) -> None:
+    say(terminal, "//etc holds")
+    say(terminal, f"/save {tmp_path}/talk.txt")
+    assert (tmp_path / "talk.txt").read_text().startswith("/etc holds")
+    assert "//sing sends the line as text" in say(terminal, "/sing")
+
+
+def test_undo_and_retry(terminal: pexpect.spawn, tmp_path: Path) -> None:
+    assert "Nothing was said yet." in say(terminal, "/undo")
+    assert "Nothing was said yet." in say(terminal, "/retry")
+    first = say(terminal, "The water").split()[2:]
+    assert say(terminal, "/retry").split()[1:] == first
+    assert "are forgotten" in say(terminal, "/undo")
+    assert "Nothing was said yet." in say(terminal, "/undo")
+
+
+def test_a_saved_text_is_loaded(terminal: pexpect.spawn, tmp_path: Path) -> None:
+    for name in ("talk.txt", "talk.json"):
+        say(terminal, "The water")
+        say(terminal, f"/save {tmp_path}/{name}")
+        shown = say(terminal, "And").split()
+        say(terminal, "/reset")
+        assert "Loaded" in say(terminal, f"/load {tmp_path}/{name}")
+        assert say(terminal, "And").split() == shown
+        say(terminal, "/reset")
+    (tmp_path / "bad.json").write_text('[{"role": "user"}]')
+    assert "required field content" in say(terminal, f"/load {tmp_path}/bad.json")
+    (tmp_path / "bad.json").write_text('[{"role": "dog", "content": "woof"}]')
+    assert "There is no role 'dog'" in say(terminal, f"/load {tmp_path}/bad.json")
+    assert "cannot be read" in say(terminal, f"/load {tmp_path}/none")
+
+
+def test_the_tab_key_completes(terminal: pexpect.spawn, tmp_path: Path) -> None:
+    terminal.send("/sta\t")
+    assert "There is no reply yet." in say(terminal, "")
+    terminal.send("/set temp\t")
+    assert "temperature = 0.5" in say(terminal, " 0.5")
+    (tmp_path / "atalk.txt").write_text("The water")
+    terminal.send(f"/load {tmp_path}/at\t")
+    assert "Loaded" in say(terminal, "")
+
+
+def test_an_error_and_undecodable_input_do_not_end_the_conversation(
+    small_bundle: Path, session: AtomSession
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", MAIN, "chat", str(small_bundle), "--temperature", "0", "-n", "5"],
+        input=b"\xff\xfe\n/system you are a pirate\n/retry\nThe water\n",
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.returncode == 0
+    options = {"temperature": 0, "max_new_tokens": 5, "repetition_penalty": 1.1}
+    reply = session.generate("The water", **options).text
+    assert result.stdout.decode() == f"{reply}\n".translate(CONTROLS)
+    notes = result.stderr.decode()
+    assert "This line is not text in UTF-8 (byte 0)" in notes
+    assert "error: A base model has no system message" in notes
+    assert "error: Nothing was said yet." in notes
