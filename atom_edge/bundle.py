@@ -32,8 +32,8 @@ import msgspec
 
 from atom_edge.border import format_json, read_file, read_json
 from atom_edge.errors import BundleError, IntegrityError
+from atom_edge.judge import judge_graph
 from atom_edge.manifest import MANIFEST, FileEntry, Manifest, Role, parse_manifest
-from atom_edge.onnx_wire import external_tensors
 
 _MANIFEST_LIMIT = 2**20
 _TEMPLATE_LIMIT = 2**20
@@ -89,11 +89,12 @@ class Bundle:
         return self.path / self.manifest.graphs[role]
 
     def read_graph(self, role: str = Role.MODEL) -> bytes:
-        """The bytes of the graph of a role, checked as they are read: what a session is made of.
+        """The bytes of the graph of a role, checked and judged: what a session is made of.
 
         Raises:
             BundleError: if the bundle has no such graph.
-            IntegrityError: if the file is not the one that the manifest lists, any more.
+            IntegrityError: if the file is not the one that the manifest lists, any more, or is
+                not a graph that the exporter writes; see `judge_graph`.
         """
         path = self.graph(role)
         expected = self.manifest.files[self.manifest.graphs[role]]
@@ -103,6 +104,7 @@ class Bundle:
                 f"{path} is not the file that its manifest lists, or was replaced after the bundle "
                 "was opened. Open the bundle again."
             )
+        judge_graph(data, Role(role), self.context_length, str(path))
         return data
 
 
@@ -127,8 +129,7 @@ def open_bundle(path: str | Path) -> Bundle:
     )
     for name, expected in manifest.files.items():
         _check_file(root, name, expected)
-    for name in manifest.graphs.values():
-        _check_self_contained(root / name)
+    _check_nothing_else(root, manifest)
     tokenizer_config = (
         _read_object(root / "tokenizer_config.json")
         if "tokenizer_config.json" in manifest.files
@@ -235,13 +236,30 @@ def _check_file(root: Path, name: str, expected: FileEntry) -> None:
         )
 
 
-def _check_self_contained(path: Path) -> None:
-    if tensors := external_tensors(path):
-        shown = ", ".join(repr(name) for name in tensors[:3]) + (", ..." if tensors[3:] else "")
-        raise IntegrityError(
-            f"{path} keeps {len(tensors)} tensors in other files ({shown}). "
-            "A bundle holds single-file graphs only; such a graph is not opened."
-        )
+def _check_nothing_else(root: Path, manifest: Manifest) -> None:
+    """Refuse files that the manifest does not list, and links that leave the bundle.
+
+    Hidden files at the top, as hubs and file browsers put there, are never read. In a cache of the
+    Hugging Face Hub, `REPO/snapshots/REVISION`, every file is a link to `REPO/blobs`.
+    """
+    snapshots = [folder for folder in root.resolve().parents if folder.name == "snapshots"]
+    blobs = [folder.parent / "blobs" for folder in snapshots]
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        if here == root:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names = [name for name in names if not name.startswith(".")]
+        for name in (*folders, *names):
+            path = here / name
+            if path.is_symlink() and path.resolve().parent not in blobs:
+                raise IntegrityError(f"{path} is a link, so the bundle is not opened.")
+        for name in names:
+            listed = (here / name).relative_to(root).as_posix()
+            if listed not in manifest.files and listed != MANIFEST:
+                raise IntegrityError(
+                    f"The bundle {root} holds {listed!r}, which its manifest does not list. "
+                    "Remove it, or fetch or export the bundle again."
+                )
 
 
 def _sha256(path: Path) -> str:

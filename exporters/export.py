@@ -21,6 +21,7 @@ from atom_edge.exporters.graphs import FORMS, MAX_KL, MAX_PERPLEXITY_RATIO, Sour
 from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import heldout_windows
+from atom_edge.judge import judge_graph
 from atom_edge.manifest import Effort, Manifest, Quantization, Role, Target
 from atom_edge.manifest import Source as Origin
 from atom_edge.tokenizer import Tokenizer
@@ -107,6 +108,9 @@ def export(
             validation=validation_of(standard, made, left_out),
         )
         write_texts(staging, snapshot, manifest)
+        for role, name in manifest.graphs.items():
+            data = (staging / name).read_bytes()
+            judge_graph(data, Role(role), manifest.context_length, name)
         sealed = seal(staging, manifest)
     return ExportResult(destination, sealed)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from atom_edge.errors import BundleError, GenerationError, ProviderError
+from atom_edge.errors import GenerationError, ProviderError
 from atom_edge.runtimes.denormals import CAN_FLUSH, flushed_denormals
 from atom_edge.runtimes.installation import (
     how_to_mend,
@@ -73,8 +73,8 @@ def open_graph(graph: Path | bytes, *, threads: int | None = None) -> onnxruntim
         return _load(graph, options, ["CPUExecutionProvider"])
 
 
-def open_on_cuda(graph: Path) -> onnxruntime.InferenceSession:
-    """Load an ONNX file of a verified bundle on a GPU, its runs to be recorded as CUDA graphs.
+def open_on_cuda(graph: Path | bytes) -> onnxruntime.InferenceSession:
+    """Load a graph of a verified bundle on a GPU, its runs to be recorded as CUDA graphs.
 
     Raises:
         ProviderError: if CUDA cannot be had, or a node of the graph would run on the CPU.
@@ -205,15 +205,8 @@ def _cgroup_quota(root: Path) -> float | None:
 def _load(
     graph: Path | bytes, options: onnxruntime.SessionOptions, providers: Sequence[Any]
 ) -> onnxruntime.InferenceSession:
-    onnxruntime = import_onnxruntime()
+    import_onnxruntime()
+    from atom_edge.runtimes.onnx_session import OnnxSession
+
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph), options, providers=providers
-        )
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        name = "the graph" if isinstance(graph, bytes) else graph
-        raise BundleError(
-            f"onnxruntime {onnxruntime.__version__} cannot run {name}: {error}"
-        ) from error
+    return OnnxSession(graph if isinstance(graph, bytes) else str(graph), options, providers)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atom_edge.bundle import Bundle
-    from atom_edge.onnx_summary import GraphSummary
+    from atom_edge.onnx_graph import Graph
 
 _LARGEST = 5
 
@@ -29,28 +29,48 @@ def inspect_command(
     """
     from atom_edge.border import format_json
     from atom_edge.bundle import open_bundle
-    from atom_edge.onnx_summary import summarize
+    from atom_edge.onnx_graph import parse_graph
     from atom_edge.reference import bundle_path
 
     opened = open_bundle(bundle_path() if bundle is None else bundle)
-    graphs = {str(role): summarize(opened.graph(role)) for role in opened.roles}
+    graphs = {
+        str(role): parse_graph(opened.read_graph(role), str(opened.graph(role)))
+        for role in opened.roles
+    }
     if as_json:
         typer.echo(format_json(_as_dict(opened, graphs)).decode(), nl=False)
     else:
         _print(opened, graphs)
 
 
-def _as_dict(bundle: Bundle, graphs: dict[str, GraphSummary]) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _as_dict(bundle: Bundle, graphs: dict[str, Graph]) -> dict[str, Any]:
     return {
         "path": str(bundle.path),
         "manifest": bundle.manifest,
-        "graphs": {role: {"nodes": graph.nodes, **asdict(graph)} for role, graph in graphs.items()},
+        "graphs": {role: _graph_as_dict(graph) for role, graph in graphs.items()},
     }
 
 
-def _print(bundle: Bundle, graphs: dict[str, GraphSummary]) -> None:
+def _graph_as_dict(graph: Graph) -> dict[str, Any]:
+    return {
+        "nodes": len(graph.nodes),
+        "opsets": graph.opsets,
+        "operators": graph.operators,
+        "inputs": [value._asdict() for value in graph.inputs],
+        "outputs": [value._asdict() for value in graph.outputs],
+        "tensors": [
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "bytes": tensor.bytes,
+            }
+            for tensor in graph.tensors
+        ],
+    }
+
+
+def _print(bundle: Bundle, graphs: dict[str, Graph]) -> None:
     from rich.console import Console
 
     from atom_edge.cli.figures import figure_table
@@ -88,16 +108,20 @@ def _file_table(bundle: Bundle) -> Any:
     return table
 
 
-def _print_graph(console: Console, role: str, graph: GraphSummary) -> None:
+def _print_graph(console: Console, role: str, graph: Graph) -> None:
     from rich.table import Table
 
     stored = sum(tensor.bytes for tensor in graph.tensors)
     opsets = ", ".join(f"{domain} {version}" for domain, version in graph.opsets.items())
-    title = f"graph '{role}': {graph.nodes} nodes, {stored:,} bytes of tensors, opsets {opsets}"
+    title = (
+        f"graph '{role}': {len(graph.nodes)} nodes, {stored:,} bytes of tensors, opsets {opsets}"
+    )
     table = Table("", "name", "value", title=_text(title), title_justify="left")
     for label, values in (("input", graph.inputs), ("output", graph.outputs)):
         for value in values:
-            table.add_row(label, _text(value.name), _text(f"{value.dtype} {list(value.shape)}"))
+            table.add_row(
+                label, _text(value.name), _text(f"{value.dtype} {list(value.shape or ())}")
+            )
         table.add_section()
     for operator, count in graph.operators.items():
         table.add_row("operator", _text(operator), str(count))

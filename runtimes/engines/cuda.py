@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError, ProviderError
+from atom_edge.manifest import Role
 from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
@@ -51,7 +52,7 @@ class CudaEngine:
     """An `Engine`: the session, and the buffers that no cache uses at the moment.
 
     Args:
-        file: of the graph.
+        graph: the ONNX file, or what `Bundle.read_graph` read of it.
         device: where it runs.
         context_length: tokens of a sequence at most.
 
@@ -63,15 +64,15 @@ class CudaEngine:
     batches = True
     copies = False
 
-    def __init__(self, file: Path, device: Device, context_length: int) -> None:
+    def __init__(self, graph: Path | bytes, device: Device, context_length: int) -> None:
         self.device: Device = device
         self.context_length = context_length
-        self.session = open_on_cuda(file) if device == "cuda" else open_graph(file)
+        self.session = open_on_cuda(graph) if device == "cuda" else open_graph(graph)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
         if not self.cache_names or not {"seqlens_k", "logits_index"} < set(inputs):
             raise BundleError(
-                f"The graph {file} is not a decoder for CUDA: its inputs are {sorted(inputs)}."
+                f"The graph is not a decoder for CUDA: its inputs are {sorted(inputs)}."
             )
         _, self.kv_heads, _, self.head_size = inputs[self.cache_names[0]].shape
         self.vocab_size: int = self.session.get_outputs()[0].shape[-1]
@@ -91,7 +92,7 @@ class CudaEngine:
                 f"The bundle {bundle.path} has no graph for CUDA. Export the model again with: "
                 "atom-edge export --target cuda"
             )
-        return cls(bundle.graph("cuda"), "cuda", bundle.context_length)
+        return cls(bundle.read_graph(Role.CUDA), "cuda", bundle.context_length)
 
     def new_cache(self, batch_size: int = 1) -> CudaCache:
         """See `Engine`."""

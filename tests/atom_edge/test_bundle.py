@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -24,11 +22,37 @@ ENTRY = {"bytes": 0, "sha256": "0" * 64}
 MANIFEST = Manifest(context_length=512, graphs={"model": "onnx/model.onnx"}, quantization="int8")
 
 
+def decoder() -> onnx.GraphProto:
+    """Inputs and outputs of a model whose cache does not grow."""
+
+    def value(name: str, *shape: str | int, kind: int = TensorProto.INT64) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    def part(name: str) -> onnx.ValueInfoProto:
+        return value(name, "batch", 1, "past", 16, kind=TensorProto.FLOAT)
+
+    ids = [value(name, "batch", "tokens") for name in ("input_ids", "attention_mask")]
+    ids.append(value("position_ids", "batch", "tokens"))
+    names = ("0.key", "0.value")
+    logits = value("logits", "batch", "tokens", 8, kind=TensorProto.FLOAT)
+    weights = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "weights")
+    nodes = [helper.make_node("Gather", ["weights", "input_ids"], ["logits"])]
+    nodes += [
+        helper.make_node("Identity", [f"past_key_values.{name}"], [f"present.{name}"])
+        for name in names
+    ]
+    return helper.make_graph(
+        nodes,
+        "main",
+        [*ids, *(part(f"past_key_values.{name}") for name in names)],
+        [logits, *(part(f"present.{name}") for name in names)],
+        initializer=[weights],
+    )
+
+
 def fill(staging: Path, **more: str) -> None:
     (staging / "onnx").mkdir()
-    weights = helper.make_tensor("weights", TensorProto.FLOAT, [2], [1.0, 2.0])
-    graph = helper.make_graph([], "main", [], [], initializer=[weights])
-    onnx.save(helper.make_model(graph), staging / "onnx" / "model.onnx")
+    onnx.save(helper.make_model(decoder()), staging / "onnx" / "model.onnx")
     (staging / "config.json").write_text('{"model_type": "llama"}')
     (staging / "generation_config.json").write_text('{"eos_token_id": [2, 4]}')
     (staging / "tokenizer.json").write_text("{}")
@@ -111,22 +135,59 @@ def test_a_truncated_file_is_refused(folder: Path) -> None:
         open_bundle(folder)
 
 
-def test_external_data_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_in_another_file_is_refused(tmp_path: Path) -> None:
+    """Whatever the graph's file is called, and though the other file is listed."""
     with write_bundle(tmp_path / "bundle") as staging:
         fill(staging)
-        weights = helper.make_tensor("weights", TensorProto.FLOAT, [256], [1.0] * 256)
-        weights = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights), "weights")
-        graph = helper.make_graph([], "main", [], [], initializer=[weights])
+        (staging / "onnx" / "model.onnx").unlink()
         onnx.save(
-            helper.make_model(graph),
-            staging / "onnx" / "model.onnx",
+            helper.make_model(decoder()),
+            staging / "onnx" / "model.bin",
             save_as_external_data=True,
             size_threshold=0,
             location="weights.bin",
         )
-        seal(staging, MANIFEST)
-    with pytest.raises(IntegrityError, match=r"keeps 1 tensors in other files \('weights'\)"):
-        open_bundle(tmp_path / "bundle")
+        seal(staging, msgspec.structs.replace(MANIFEST, graphs={"model": "onnx/model.bin"}))
+    with pytest.raises(IntegrityError, match="its data in another file"):
+        open_bundle(tmp_path / "bundle").read_graph()
+
+
+def test_a_file_that_is_not_listed_is_refused(folder: Path) -> None:
+    (folder / ".gitattributes").write_text("*.onnx filter=lfs")
+    open_bundle(folder)
+    (folder / "onnx" / "more.bin").write_text("more")
+    with pytest.raises(
+        IntegrityError, match=r"holds 'onnx/more\.bin', which its manifest does not"
+    ):
+        open_bundle(folder)
+
+
+def test_a_link_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder.parent / "tokenizer.json")
+    (folder / "tokenizer.json").symlink_to(folder.parent / "tokenizer.json")
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json is a link"):
+        open_bundle(folder)
+
+
+def test_a_folder_that_is_a_link_is_refused(folder: Path) -> None:
+    (folder / "onnx").rename(folder.parent / "elsewhere")
+    (folder / "onnx").symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(IntegrityError, match="onnx is a link"):
+        open_bundle(folder)
+
+
+def test_the_links_of_a_hub_cache_are_followed(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / "0123abc"
+    (repository / "blobs").mkdir(parents=True)
+    (snapshot / "onnx").mkdir(parents=True)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            blob = repository / "blobs" / file.name
+            file.rename(blob)
+            link = snapshot / file.relative_to(folder)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    assert open_bundle(snapshot).read_graph()
 
 
 @pytest.mark.parametrize(
@@ -228,12 +289,6 @@ def test_a_figure_that_is_not_finite_is_never_written(folder: Path) -> None:
     broken = msgspec.structs.replace(MANIFEST, validation=Validation(measured=(measured,)))
     with pytest.raises(BundleError, match="not finite"):
         seal(folder, broken)
-
-
-def test_an_unlisted_file_is_not_read(folder: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "planted"}')
-    (folder / "chat_template.jinja").write_text("planted")
-    assert open_bundle(folder).chat_template is None
 
 
 class TestWriting:

@@ -1,4 +1,4 @@
-"""The summary of a graph, against the onnx package."""
+"""A graph as we read it, against the onnx package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import IntegrityError
-from atom_edge.onnx_summary import summarize
+from atom_edge.onnx_graph import Graph, parse_graph
 
 DTYPES = {
     TensorProto.FLOAT: "float32",
@@ -27,32 +28,38 @@ DTYPES = {
 }
 
 
+def read(path: Path) -> Graph:
+    return parse_graph(path.read_bytes(), str(path))
+
+
 @pytest.mark.parametrize("fixture", ["small_bundle", "small_int8_bundle"])
 def test_it_is_what_onnx_reads(fixture: str, request: pytest.FixtureRequest) -> None:
     bundle = open_bundle(request.getfixturevalue(fixture))
     for role in bundle.roles:
-        summary, model = summarize(bundle.graph(role)), onnx.load(bundle.graph(role))
+        graph, model = read(bundle.graph(role)), onnx.load(bundle.graph(role))
         operators = Counter(
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             for node in model.graph.node
         )
-        assert summary.operators == operators
-        assert summary.nodes == len(model.graph.node)
+        assert graph.operators == operators
+        assert [(node.inputs, node.outputs) for node in graph.nodes] == [
+            (tuple(node.input), tuple(node.output)) for node in model.graph.node
+        ]
         for ours, theirs in (
-            (summary.inputs, model.graph.input),
-            (summary.outputs, model.graph.output),
+            (graph.inputs, model.graph.input),
+            (graph.outputs, model.graph.output),
         ):
             assert [
                 (value.name, DTYPES[value.type.tensor_type.elem_type], shape(value))
                 for value in theirs
             ] == [(value.name, value.dtype, value.shape) for value in ours]
         assert {(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in model.graph.initializer} == {
-            (tensor.name, tensor.dtype, tensor.shape) for tensor in summary.tensors
+            (tensor.name, tensor.dtype, tensor.shape) for tensor in graph.tensors
         }
-        sizes = [tensor.bytes for tensor in summary.tensors]
+        sizes = [tensor.bytes for tensor in graph.tensors]
         assert sizes == sorted(sizes, reverse=True)
-        assert 0 <= bundle.graph(role).stat().st_size - sum(sizes) < 600 * summary.nodes
-        assert summary.opsets == {
+        assert 0 <= bundle.graph(role).stat().st_size - sum(sizes) < 600 * len(graph.nodes)
+        assert graph.opsets == {
             opset.domain or "ai.onnx": opset.version for opset in model.opset_import
         }
 
@@ -70,7 +77,7 @@ def test_any_shape_is_read(dims: list[int], elements: int, tmp_path_factory) -> 
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x2"])], "g", [value], [])
     file = tmp_path_factory.getbasetemp() / "any_shape.onnx"
     file.write_bytes(helper.make_model(graph).SerializeToString())
-    (found,) = summarize(file).inputs
+    (found,) = read(file).inputs
     assert (found.name, found.dtype, found.shape) == ("x", DTYPES[elements], tuple(dims))
 
 
@@ -78,7 +85,23 @@ def test_any_shape_is_read(dims: list[int], elements: int, tmp_path_factory) -> 
 def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"model\.onnx"):
-        summarize(tmp_path / "model.onnx")
+        read(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("kind", ["INT32", "INT64"])
+@given(values=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=64))
+def test_small_integers_are_read(kind: str, raw: bool, values: list[int]) -> None:
+    dtype = getattr(TensorProto, kind)
+    array = np.array(values, kind.lower())
+    tensor = (
+        onnx.numpy_helper.from_array(array, "x")
+        if raw
+        else helper.make_tensor("x", dtype, array.shape, values)
+    )
+    data = helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    (found,) = parse_graph(data, "x.onnx").tensors
+    assert found.integers == tuple(values)
 
 
 def atom_edge(*arguments: object) -> subprocess.CompletedProcess[str]:
