@@ -12,9 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from atom_edge.bundle import Bundle, open_bundle
+from atom_edge.config import AtomConfig
 from atom_edge.errors import IntegrityError
+from atom_edge.exporters.native import Scheme, build, describe
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Role
+from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import bundle_path
 
 FIXTURES = ("small_bundle", "small_int8_bundle", "small_cuda_bundle")
@@ -96,6 +99,15 @@ def unknown_shape(model: onnx.ModelProto) -> None:
     model.graph.output[0].type.tensor_type.ClearField("shape")
 
 
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+
 Change = Callable[[onnx.ModelProto], object]
 FAULTS: dict[str, tuple[Change, str]] = {
     "loop": (lambda m: add(m, "Loop", ["", ""], body=body()), "a subgraph"),
@@ -170,6 +182,15 @@ def test_a_graph_of_another_role_is_refused(small_bundle: Path) -> None:
     for role in set(Role) - {Role.MODEL}:
         with pytest.raises(IntegrityError, match=f"role '{role}'"):
             judge(onnx.load(bundle.graph()), bundle, role)
+
+
+def test_the_native_graph_is_one_node() -> None:
+    model = AtomForCausalLM(AtomConfig(**SMALL))
+    graph = build(describe(model), Scheme())
+    judge_graph(graph.SerializeToString(), Role.NATIVE, 128, "graph")
+    graph.graph.node.append(helper.make_node("Identity", ["steps"], ["more"]))
+    with pytest.raises(IntegrityError, match=r"not the one node atom_edge\.Decoder"):
+        judge_graph(graph.SerializeToString(), Role.NATIVE, 128, "graph")
 
 
 def test_a_cache_that_no_machine_holds_is_refused(small_bundle: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -168,3 +169,22 @@ def test_affinity_and_quota_both_bind(monkeypatch: pytest.MonkeyPatch) -> None:
     for quota, cores in ((None, 8), (2.5, 2), (0.5, 1), (64.0, 8)):
         monkeypatch.setattr(providers, "_cgroup_quota", lambda _, quota=quota: quota)
         assert usable_cores() == cores
+
+
+def test_what_fails_in_a_run_is_an_error_of_ours(
+    small_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    session = open_graph(open_bundle(small_bundle).graph())
+    with pytest.raises(BundleError, match=r"onnxruntime .* failed in the graph: .*input_ids"):
+        session.run(None, {})
+    feeds = {
+        value.name: np.zeros(
+            [size if isinstance(size, int) else 1 for size in value.shape],
+            np.float32 if value.name.startswith("past") else np.int64,
+        )
+        for value in session.get_inputs()
+    }
+    feeds["input_ids"][:] = 10**9  # beyond the embedding
+    with pytest.raises(BundleError, match="failed in the graph"):
+        session.run(None, feeds)
+    assert capfd.readouterr() == ("", "")
