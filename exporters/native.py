@@ -38,15 +38,19 @@ inputs only the first is looked at where it is 0; arrays without elements do for
     end_ids       int64 [E]      tokens that end a sequence
     sampling      float64 [B, 5] temperature (0 is greedy), top_k (0 is all), top_p, min_p,
                                  repetition penalty
-    seeds         int64 [B, 2]   the seed, and how many numbers were drawn before
+    seeds         int64 [B, 2]   the seed, its 64 bits, and how many numbers were drawn before: one
+                                 for each token that was chosen
     history       int64 [B, H]   tokens that count as repeated, -1 for none; what the run itself
                                  chooses is added
     alternatives  int64 [1]      A, how many of the likeliest tokens to rate beside the chosen one;
                                  -1 for no log-probabilities at all
 
     tokens             int64 [B, S]         chosen, the end token included; -1 after it
-    top_tokens         int64 [B, S, A]      the likeliest, most likely first
+    top_tokens         int64 [B, S, A]      the likeliest, most likely first; -1 after the end
     log_probabilities  float64 [B, S, 1+A]  of the chosen token and of those; [B, S, 0] if not asked
+
+Tokens are chosen as `runtimes/sampling.py` chooses them from the same logits, to the bit. Numbers
+of a greedy sequence are counted and not looked at.
 
 Room for the appended tokens, `past_lengths + counts + steps - 1`, must be in `pages`.
 """
@@ -234,6 +238,11 @@ def build(decoder: Decoder, scheme: Scheme) -> onnx.ModelProto:
         helper.make_tensor_value_info(
             "cache_out", TensorProto.FLOAT, ["pages", *(size.dim_value for size in cache_shape)]
         ),
+        helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "chosen"]),
+        helper.make_tensor_value_info("top_tokens", TensorProto.INT64, ["batch", "chosen", "top"]),
+        helper.make_tensor_value_info(
+            "log_probabilities", TensorProto.DOUBLE, ["batch", "chosen", "rated"]
+        ),
     ]
     node = helper.make_node(
         "Decoder",
@@ -294,9 +303,9 @@ def _runtime_inputs(decoder: Decoder) -> list[onnx.ValueInfoProto]:
         ("cache", real, cache),
         ("steps", integer, [1]),
         ("end_ids", integer, ["end_ids"]),
-        ("sampling", double, ["batch_or_1", 5]),
-        ("seeds", integer, ["batch_or_1", 2]),
-        ("history", integer, ["batch_or_1", "history"]),
+        ("sampling", double, ["sampled", 5]),
+        ("seeds", integer, ["sampled", 2]),
+        ("history", integer, ["sampled", "history"]),
         ("alternatives", integer, [1]),
     )
     return [helper.make_tensor_value_info(*described) for described in inputs]

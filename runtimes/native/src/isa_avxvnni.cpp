@@ -1,5 +1,6 @@
 #include "decoder.h"
+#include "sampling.h"
 
 namespace atom_edge {
-extern const InstructionSet kAvxVnni = {"avxvnni", run};
+extern const InstructionSet kAvxVnni = {"avxvnni", run, choose};
 }

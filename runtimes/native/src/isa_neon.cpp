@@ -1,5 +1,6 @@
 #include "decoder.h"
+#include "sampling.h"
 
 namespace atom_edge {
-extern const InstructionSet kNeon = {"neon", run};
+extern const InstructionSet kNeon = {"neon", run, choose};
 }

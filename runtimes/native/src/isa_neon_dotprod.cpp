@@ -1,5 +1,6 @@
 #include "decoder.h"
+#include "sampling.h"
 
 namespace atom_edge {
-extern const InstructionSet kNeonDotprod = {"neon_dotprod", run};
+extern const InstructionSet kNeonDotprod = {"neon_dotprod", run, choose};
 }

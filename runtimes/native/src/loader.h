@@ -48,6 +48,8 @@ enum Input {
   kInputs
 };
 
+enum Output { kLogits, kCacheOut, kTokens, kTopTokens, kLogProbabilities, kOutputs };
+
 // A model and the memory of its layers. It points to weights that onnxruntime owns.
 struct LoadedModel {
   // Throws ort::Refused if an attribute is out of range or a weight has another shape than they say.

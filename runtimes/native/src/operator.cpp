@@ -1,24 +1,32 @@
-// The operator `Decoder` of the domain `atom_edge`: its inputs judged, its outputs made, the step
-// called. What the inputs and outputs are is written in `exporters/native.py`.
+// The operator `Decoder` of the domain `atom_edge`: its outputs made, the step or the loop called.
+// What the inputs and outputs are is written in `exporters/native.py`.
 #include <string.h>
 
 #include <memory>
 #include <mutex>
 
 #include "atom_edge.h"
-#include "loader.h"
-#include "step.h"
+#include "loop.h"
+#include "request.h"
 
 namespace atom_edge {
 namespace {
 
 using ort::Refused;
 
+struct Memory {
+  std::vector<char> bytes;
+  LoopMemory loop;
+
+  char* workspace(size_t size) {
+    if (bytes.size() < size + 64) bytes.resize(size + 64);
+    return bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
+  }
+};
+
 // Memory for runs. Each run takes one; there are as many as runs at a time.
 class Memories {
  public:
-  using Memory = std::vector<char>;
-
   std::unique_ptr<Memory> take() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (idle_.empty()) return std::make_unique<Memory>();
@@ -36,32 +44,28 @@ class Memories {
   std::vector<std::unique_ptr<Memory>> idle_;
 };
 
-void require(bool condition, const char* otherwise) {
-  if (!condition) throw Refused(otherwise);
-}
-
-// What a run is asked for, checked.
-struct Request {
-  int64_t batch = 0;
-  std::vector<Token> tokens;
-  int64_t wanted = 0;
-  const void* cache = nullptr;
-  std::vector<int64_t> cache_shape;
-};
-
 class Kernel {
  public:
   Kernel(const ort::Api& api, const ort::KernelInfo* info)
       : api_(api), loaded_(api, info), set_(instruction_set()) {
-    require(set_, "ATOM_EDGE_ISA names no instruction set of this processor");
+    if (!set_) throw Refused("ATOM_EDGE_ISA names no instruction set of this processor");
   }
 
   void compute(ort::KernelContext* context) {
     const Model& model = loaded_.model;
-    const Request request = read(context);
+    Request request(api_, context, model);
+    const int64_t alternatives = request.alternatives;
     auto* logits = static_cast<float*>(
-        api_.output(context, 0, {request.wanted, model.vocabulary}));
+        api_.output(context, kLogits, {request.wanted, model.vocabulary}));
     float* cache = prepare_cache(context, request);
+    const int64_t batch = request.batch, steps = request.steps;
+    const int64_t top = alternatives > 0 ? alternatives : 0;
+    const Results results = {
+        static_cast<int64_t*>(api_.output(context, kTokens, {batch, steps})),
+        static_cast<int64_t*>(api_.output(context, kTopTokens, {batch, steps, top})),
+        static_cast<double*>(api_.output(context, kLogProbabilities,
+                                         {batch, steps, alternatives < 0 ? 0 : 1 + top})),
+    };
 
     Team team = {nullptr, nullptr};
     struct Threads {
@@ -73,72 +77,20 @@ class Kernel {
       const auto* threads = static_cast<const Threads*>(data);
       threads->api->parallel_for(threads->context, work, count, argument);
     };
-    std::unique_ptr<Memories::Memory> memory = memories_.take();
+    std::unique_ptr<Memory> memory = memories_.take();
     const auto count = static_cast<int64_t>(request.tokens.size());
-    const size_t bytes = Workspace(model, count).total() + 64;
-    if (memory->size() < bytes) memory->resize(bytes);
-    char* workspace = memory->data();
-    workspace += (64 - reinterpret_cast<uintptr_t>(workspace) % 64) % 64;
-    set_->run({&model, request.tokens.data(), count, cache, logits, workspace, team});
+    const Step step = {&model, request.tokens.data(), count, cache, logits,
+                       memory->workspace(Workspace(model, count).total()), team};
+    if (steps)
+      Loop(*set_, step, request, memory->loop).run(results);
+    else
+      set_->run(step);
     memories_.give_back(std::move(memory));
   }
 
  private:
-  Request read(ort::KernelContext* context) const {
-    const ort::Tensor ids = api_.input(context, kInputIds);
-    const ort::Tensor counts = api_.input(context, kCounts);
-    const ort::Tensor past = api_.input(context, kPastLengths);
-    const ort::Tensor rows = api_.input(context, kLogitRows);
-    const ort::Tensor pages = api_.input(context, kPages);
-    const ort::Tensor cache = api_.input(context, kCache);
-    require(ids.shape.size() == 2, "input_ids is not [B, T]");
-    const int64_t batch = ids.shape[0], width = ids.shape[1];
-    require(batch > 0 && width > 0, "input_ids is empty");
-    require(counts.shape == std::vector<int64_t>{batch}, "counts is not [B]");
-    require(past.shape == std::vector<int64_t>{batch}, "past_lengths is not [B]");
-    require(rows.shape.size() == 1, "logit_rows is not [N]");
-    require(pages.shape.size() == 2 && pages.shape[0] == batch, "pages is not [B, M]");
-    const Model& model = loaded_.model;
-    require(cache.shape ==
-                std::vector<int64_t>{cache.shape.empty() ? 0 : cache.shape[0], model.layers, 2,
-                                     model.kv_heads, kPageTokens * model.head_size},
-            "cache is not [P, layers, 2, kv_heads, 16 * head_size]");
-
-    Request request;
-    request.batch = batch;
-    request.cache = cache.data;
-    request.cache_shape = cache.shape;
-    request.wanted = rows.shape[0];
-    const int64_t* row = rows.as<int64_t>();
-    const int64_t* row_end = row + request.wanted;
-    for (int64_t b = 0; b < batch; b++) {
-      const int64_t count = counts.as<int64_t>()[b], length = past.as<int64_t>()[b];
-      require(count > 0 && count <= width, "counts is not from 1 to T");
-      const int64_t* own_pages = pages.as<int64_t>() + b * pages.shape[1];
-      check_pages(own_pages, pages.shape[1], length, count, cache.shape[0]);
-      for (int64_t t = 0; t < count; t++) {
-        const int64_t id = ids.as<int64_t>()[b * width + t];
-        require(id >= 0 && id < model.vocabulary, "input_ids has an id outside the vocabulary");
-        const bool wanted = row < row_end && *row == b * width + t;
-        row += wanted;
-        request.tokens.push_back({id, length + t, own_pages, wanted});
-      }
-    }
-    require(row == row_end, "logit_rows does not ascend over new tokens, b * T + t");
-    return request;
-  }
-
-  static void check_pages(const int64_t* pages, int64_t room, int64_t length, int64_t count,
-                          int64_t cache_pages) {
-    require(length >= 0 && length <= room * kPageTokens - count,
-            "past_lengths and counts do not fit into pages");
-    const int64_t used = (length + count + kPageTokens - 1) / kPageTokens;
-    for (int64_t i = 0; i < used; i++)
-      require(pages[i] >= 0 && pages[i] < cache_pages, "pages has a page that cache has not");
-  }
-
   float* prepare_cache(ort::KernelContext* context, const Request& request) const {
-    void* cache = api_.output(context, 1, request.cache_shape);
+    void* cache = api_.output(context, kCacheOut, request.cache_shape);
     if (cache != request.cache) {
       size_t bytes = sizeof(float);
       for (int64_t size : request.cache_shape) bytes *= static_cast<size_t>(size);
@@ -187,8 +139,10 @@ ort::CustomOp describe() {
   op.provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
   op.input_type = input_type;
   op.input_count = [](const ort::CustomOp*) -> size_t { return kInputs; };
-  op.output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
-  op.output_count = [](const ort::CustomOp*) -> size_t { return 2; };
+  op.output_type = [](const ort::CustomOp*, size_t index) -> int {
+    return index < kTokens ? ort::kFloat : index < kLogProbabilities ? ort::kInt64 : ort::kDouble;
+  };
+  op.output_count = [](const ort::CustomOp*) -> size_t { return kOutputs; };
   op.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   op.input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
   op.output_characteristic = op.input_characteristic;

@@ -50,9 +50,30 @@ struct Workspace {
   size_t segments;  // of quantized rows
 };
 
+// How a token is chosen: see `runtimes/options.py`.
+struct Sampling {
+  double temperature;
+  int64_t top_k;
+  double top_p;
+  double min_p;
+  double penalty;
+};
+
+struct Choice {
+  const float* logits;  // [vocabulary]
+  int vocabulary;
+  const Sampling* sampling;  // the penalty is in the logits
+  uint64_t seed;
+  uint64_t drawn;   // numbers of the seed that are used up
+  int32_t* memory;  // `choice_memory` of it
+};
+
+inline size_t choice_memory(int vocabulary) { return 2 * (static_cast<size_t>(vocabulary) + 64); }
+
 struct InstructionSet {
   const char* name;
   void (*run)(const Step&);
+  int (*choose)(const Choice&);
 };
 
 // The best set that the processor has and the library was built with, or the one that the
