@@ -15,7 +15,7 @@ from atom_edge.errors import AtomEdgeError, GenerationError
 from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.session import AtomSession
-from atom_edge.runtimes.template import ChatTemplate, Message
+from atom_edge.runtimes.template import Message
 
 ROLES = ("system", "user", "assistant")
 
@@ -37,11 +37,7 @@ class Conversation:
         self.messages: list[dict[str, str]] = []
         self.last: Piece | None = None
         self._decoder = session.new_decoder()
-        source = session.bundle.chat_template
-        self._template = (
-            None if source is None else ChatTemplate(source, session.bundle.tokenizer_config)
-        )
-        self.is_chat = self._template is not None
+        self.is_chat = session.is_chat
 
     @property
     def text(self) -> str:
@@ -144,17 +140,15 @@ class Conversation:
     def _prompt(self, messages: Sequence[Message], free: int) -> str | list[int]:
         context = self.session.context_length
         budget = context - min(free, context // 2)
-        if self._template is None:
-            return self._end_of(_joined(messages), budget)
-        return self._recent(self._template, messages, budget)
+        if self.is_chat:
+            return self._recent(messages, budget)
+        return self._end_of(_joined(messages), budget)
 
     def _end_of(self, text: str, budget: int) -> str | list[int]:
         ids = self.session.tokenizer.encode(text)
         return text if len(ids) <= budget else ids[-budget:]
 
-    def _recent(
-        self, template: ChatTemplate, messages: Sequence[Message], budget: int
-    ) -> list[int]:
+    def _recent(self, messages: Sequence[Message], budget: int) -> list[int]:
         """Token ids of the system message and of as many last exchanges as fit the budget.
 
         Of a single message that is too long, the end.
@@ -164,13 +158,10 @@ class Conversation:
         starts = [i for i, message in enumerate(others) if message["role"] == "user"]
         ids: list[int] = []
         for start in starts:
-            ids = self._encode(template, [*system, *others[start:]])
+            ids = self.session.chat_prompt([*system, *others[start:]])
             if len(ids) <= budget:
                 break
         return ids[-budget:]
-
-    def _encode(self, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
-        return self.session.tokenizer.encode(template.render(messages))
 
 
 def _joined(messages: Sequence[Message]) -> str:

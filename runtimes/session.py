@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
-from atom_edge.errors import GenerationError
+from atom_edge.errors import BundleError, GenerationError
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes.batch import Batch, generate_batch
 from atom_edge.runtimes.decoder import Decoder
@@ -20,8 +21,11 @@ from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.prompt import PromptEncoder
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.template import ChatTemplate, Message
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 class AtomSession:
@@ -52,6 +56,8 @@ class AtomSession:
         self._prompt = PromptEncoder(bundle, self.tokenizer, self._engine.vocab_size)
         self.defaults = Defaults.of(bundle)
         self.end_ids = frozenset(special_ids(bundle).end)
+        self._lock = threading.Lock()
+        self._template: ChatTemplate | None = None
 
     @classmethod
     def from_pretrained(
@@ -116,6 +122,47 @@ class AtomSession:
         """
         return generate(decoder or self.new_decoder(), self.new_reply(prompt, **options))
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether the bundle has a chat template."""
+        return self.bundle.chat_template is not None
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Generation:
+        """The model's next message; see `Conversation` for one that stays within the context.
+
+        Args:
+            messages: each with `role` ("system", "user" or "assistant") and `content`.
+            options: those of `generate`.
+
+        Raises:
+            BundleError: if the bundle has no chat template, or its template fails.
+            GenerationError: for messages or options that are none.
+        """
+        return self.generate(self.chat_prompt(messages), **options)
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the model's next message begins.
+
+        Messages and errors are those of `chat`; `stream` takes the ids.
+        """
+        for message in _sequence(messages):
+            if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
+                raise GenerationError(
+                    f"{reprlib.repr(message)} is no message: that is a dict such as "
+                    '{"role": "user", "content": "Hello"}.'
+                )
+        with self._lock:
+            if self._template is None:
+                if self.bundle.chat_template is None:
+                    raise BundleError(
+                        "This bundle has no chat template: the model continues text and knows no "
+                        "messages. Use `generate` with a text."
+                    )
+                self._template = ChatTemplate(
+                    self.bundle.chat_template, self.bundle.tokenizer_config
+                )
+        return self.tokenizer.encode(self._template.render(messages))
+
     def generate_batch(
         self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]
     ) -> list[Generation]:
@@ -156,3 +203,9 @@ class AtomSession:
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""
         return Decoder(self._engine)
+
+
+def _sequence(given: Sequence[T]) -> Sequence[T]:
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise GenerationError(f"{reprlib.repr(given)} must be a list of prompts or messages.")
+    return given

@@ -1,80 +1,136 @@
 """A chat model's template: messages to the text that the model was trained on.
 
 The template is a program that comes with the model. It runs in Jinja's immutable sandbox, which
-lets it read the messages and nothing else.
+lets it read the messages and nothing else, in a process of its own, whose time and memory are
+limited; see `template_worker.py`.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import importlib.util
 import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 from atom_edge.errors import BundleError, MissingExtraError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+
+TIME_LIMIT = 5.0
+"""Seconds that reading or rendering a template may take; most take thousandths."""
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+_WORKER = Path(__file__).with_name("template_worker.py")
 
 
 class ChatTemplate:
-    """A Jinja template with the names that transformers gives to chat templates."""
+    """A Jinja template with the names that transformers gives to chat templates.
+
+    Threads may share one. Its process ends with it, or with this process.
+
+    Args:
+        source: the template.
+        tokenizer_config: of the model; the texts of its special tokens are read.
+
+    Raises:
+        BundleError: if it is no Jinja template, or if reading it takes too long.
+        MissingExtraError: without Jinja.
+    """
 
     def __init__(self, source: str, tokenizer_config: Mapping[str, Any]) -> None:
-        try:
-            from jinja2 import TemplateError
-            from jinja2.ext import loopcontrols
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError as error:
-            raise MissingExtraError("A chat template", "chat", "jinja2") from error
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _now
-        self._failure = TemplateError
+        if importlib.util.find_spec("jinja2") is None:
+            raise MissingExtraError("A chat template", "chat", "jinja2")
+        self._source = source
         self._tokens = {
             name: _token_text(tokenizer_config[name])
             for name in _SPECIAL_TOKENS
             if tokenizer_config.get(name) is not None
         }
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise BundleError(f"The bundle's chat template cannot be read: {error}") from error
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._ask(None)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation, up to where the model's next message begins.
 
         Args:
-            messages: each with `role` ("system", "user" or "assistant") and `content`.
+            messages: each with `role` ("system", "user" or "assistant") and `content`, and what
+                else the template looks at.
 
         Raises:
-            BundleError: if the template fails or refuses the messages.
+            BundleError: if the template fails, refuses the messages, or takes too long.
         """
+        return self._ask(list(messages))
+
+    def _ask(self, messages: list[Message] | None) -> str:
+        request = {"template": self._source, "messages": messages, "names": self._tokens}
+        with self._lock:
+            answer = self._answer(json.dumps(request))
+        if "unreadable" in answer:
+            raise BundleError(f"The bundle's chat template cannot be read: {answer['unreadable']}")
+        if "failed" in answer:
+            raise BundleError(f"The bundle's chat template failed: {answer['failed']}")
+        return answer["text"]
+
+    def _answer(self, request: str) -> dict[str, str]:
+        if self._process is None:
+            self._process = _start()
+            self._ending = weakref.finalize(self, _stop, self._process)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(TIME_LIMIT, process.kill)
+        timer.start()
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._tokens
-            )
-        except (self._failure, TypeError, ValueError) as error:
-            raise BundleError(f"The bundle's chat template failed: {error}") from error
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:  # it ended before it had read the request
+            line = ""
+        finally:
+            timer.cancel()
+        if line:
+            answer: dict[str, str] = json.loads(line)
+            return answer
+        self._process = None
+        self._ending()
+        return {"failed": f"it took more than {TIME_LIMIT:.0f} seconds or too much memory"}
+
+
+def _start() -> subprocess.Popen[str]:
+    if getattr(sys, "frozen", False):
+        raise BundleError(
+            "A chat template needs a Python interpreter for its process, and this program is "
+            "frozen. Render the messages yourself and pass the text to `stream`."
+        )
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-X", "utf8", str(_WORKER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        env={name: os.environ[name] for name in ("SYSTEMROOT", "TZ") if name in os.environ},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(sys.path) + "\n")
+    return process
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            with contextlib.suppress(OSError):  # what was not yet written cannot be
+                pipe.close()
+    process.wait()
 
 
 def _token_text(token: Any) -> str:
     return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)

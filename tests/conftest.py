@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -35,6 +36,12 @@ SMALL = {
 MakeSnapshot = Callable[..., Path]
 
 
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
 @pytest.fixture(scope="session")
 def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
     """A function that saves a random small model, with the reference tokenizer, to a new folder."""
@@ -64,6 +71,21 @@ def small_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory)
 
     destination = tmp_path_factory.mktemp("bundles") / "small"
     return export(open_snapshot(small_snapshot), destination).path
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_bundle` with a chat template: a line `r: content` each, r the first of the role."""
+    from atom_edge.bundle import open_bundle, seal
+
+    folder = tmp_path_factory.mktemp("chat") / "bundle"
+    shutil.copytree(small_bundle, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**config, "chat_template": CHAT_TEMPLATE})
+    )
+    seal(folder, open_bundle(small_bundle).manifest)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,10 @@ def generate(
         Path | None, typer.Option(help="Bundle to run; the reference model when omitted.")
     ] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before it.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a message: use the chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     threads: Annotated[
         int | None, typer.Option(help="Worker threads; default: leaves cores free.")
@@ -34,13 +38,16 @@ def generate(
     """Continue a text: the continuation goes to stdout as it comes, timings to stderr."""
     from atom_edge.runtimes.session import AtomSession
 
+    if system and not chat:
+        raise typer.BadParameter("A system message needs --chat.", param_hint="--system")
     text = text_io.read_stdin() if prompt is None else prompt
     session = AtomSession.from_pretrained(bundle, threads, provider)
     if provider == "auto":
         typer.echo(text_io.placement(session), err=True)
     before = text if echo else ""
+    asked = session.chat_prompt(_messages(text, system)) if chat else text
     if as_json:
-        reply = session.generate(text, **options)
+        reply = session.generate(asked, **options)
         fields = {"prompt": text, **dataclasses.asdict(reply), "text": before + reply.text}
         if reply.logprobs is not None:
             fields["logprobs"] = [text_io.with_text(entry, session) for entry in reply.logprobs]
@@ -48,10 +55,15 @@ def generate(
         return
     text_io.write(before)
     likelihoods = []
-    for piece in session.stream(text, **options):
+    for piece in session.stream(asked, **options):
         text_io.write(piece.text)
         likelihoods += [piece.logprob] if piece.logprob else []
     text_io.write("\n")
     for likelihood in likelihoods:
         typer.echo(text_io.likelihood(likelihood, session), err=True)
     typer.echo(text_io.summary(piece), err=True)
+
+
+def _messages(text: str, system: str | None) -> list[dict[str, str]]:
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": text}]

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from atom_edge.bundle import open_bundle, seal
-from atom_edge.errors import GenerationError
+from atom_edge.errors import BundleError, GenerationError
 from atom_edge.runtimes.chat import Conversation
 from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.session import AtomSession
 
 CONTEXT = 128
 GREEDY: Options = {"temperature": 0, "max_new_tokens": 8}
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}a:{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
-def chat_session(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> AtomSession:
-    folder = tmp_path_factory.mktemp("chat") / "bundle"
-    shutil.copytree(small_bundle, folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}))
-    seal(folder, open_bundle(small_bundle).manifest)
-    return AtomSession.from_pretrained(folder, threads=1)
+def chat_session(chat_bundle: Path) -> AtomSession:
+    return AtomSession.from_pretrained(chat_bundle, threads=1)
 
 
 def said(conversation: Conversation, message: str) -> str:
@@ -103,8 +92,7 @@ def test_the_oldest_exchanges_are_forgotten_and_the_system_message_is_not(
     for number in range(12):
         said(conversation, f"Number {number}")
     *_, newest = conversation.messages[:-1]
-    assert conversation._template is not None
-    kept = conversation._recent(conversation._template, conversation.messages, CONTEXT - 8)
+    kept = conversation._recent(conversation.messages, CONTEXT - 8)
     text = chat_session.tokenizer.decode(kept)
     assert text.startswith("s: Be brief.\nu: Number ")
     assert "Number 0\n" not in text
@@ -183,3 +171,17 @@ def test_messages_in_a_wrong_order_are_refused(
     with pytest.raises(GenerationError, match=problem):
         conversation.load([{"role": role, "content": "x"} for role in roles])
     assert conversation.messages == before
+
+
+def test_a_session_answers_messages(chat_session: AtomSession, session: AtomSession) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    reply = chat_session.chat(messages, **GREEDY)
+    assert reply.text == chat_session.generate("u: Hello\na:", **GREEDY).text
+    with pytest.raises(BundleError, match="has no chat template"):
+        session.chat(messages)
+
+
+@pytest.mark.parametrize("messages", ["Hello", ["Hello"], [{"content": "Hello"}], None, 7])
+def test_what_is_no_message_is_refused(chat_session: AtomSession, messages: Any) -> None:
+    with pytest.raises(GenerationError, match=r"messages|no message"):
+        chat_session.chat(messages)

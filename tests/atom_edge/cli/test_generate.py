@@ -67,6 +67,21 @@ def test_json_is_one_object_with_everything(small_bundle: Path, session: AtomSes
     assert result.stderr == b""
 
 
+def test_a_prompt_may_be_a_message(chat_bundle: Path, session: AtomSession) -> None:
+    options = ("-n", 8, "--temperature", "0", "--chat", "--system", "Be brief.")
+    result = run("generate", "Hello", "--bundle", chat_bundle, *options)
+    text = "s: Be brief.\nu: Hello\na:"
+    expected = session.generate(text, max_new_tokens=8, temperature=0).text
+    assert result.stdout.decode() == expected + "\n"
+
+
+def test_a_base_model_takes_no_message(small_bundle: Path) -> None:
+    result = run("generate", "Hello", "--bundle", small_bundle, "--chat")
+    assert result.returncode == 1
+    assert b"has no chat template" in result.stderr
+    assert run("generate", "Hello", "--system", "Be brief.").returncode == 2
+
+
 def test_log_probabilities_are_shown_without_json(small_bundle: Path) -> None:
     result = run("generate", "The", "--bundle", small_bundle, "-n", 3, "-t", 0, "--logprobs", 2)
     *lines, _ = result.stderr.decode().splitlines()
