@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +118,8 @@ def choose(
         what was tried, in order; empty where the model has no such form.
     """
     tried: list[Tried] = []
-    for candidate in form.candidates[standard.quantization]:
+    candidates = form.candidates[standard.quantization]
+    for candidate in candidates:
         progress(f"make {form.label}")
         graphs = candidate.build(source)
         if not graphs:
@@ -128,7 +129,8 @@ def choose(
         for role, graph in graphs.items():
             save_graph(graph, paths[role])
         context = source.snapshot.config.max_position_embeddings
-        measured = measure_form(form, paths, candidate.scheme, context, standard, progress)
+        limits = replace(standard.limits(form), others_wait=candidate is not candidates[-1])
+        measured = measure_form(form, paths, candidate.scheme, context, standard, progress, limits)
         tried.append(Tried(form, candidate.scheme, graphs, files, measured))
         if tried[-1].failure is None:
             break
@@ -144,9 +146,13 @@ def measure_form(
     context_length: int,
     standard: Standard,
     progress: Progress,
+    limits: Limits | None = None,
 ) -> tuple[Measured, ...]:
-    """Validate each way that a session takes through a form's `files`, until one fails."""
-    limits = standard.limits(form)
+    """Validate each way that a session takes through a form's `files`, until one fails.
+
+    They are held to `limits`, or to those of the form when None.
+    """
+    limits = limits or standard.limits(form)
     measured: list[Measured] = []
     engines = form.engines(files, context_length, torch.get_num_threads())
     for name, engine in engines.items():

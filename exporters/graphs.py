@@ -81,7 +81,13 @@ class Form:
 
 
 FLOAT32 = "float32"
-_BLOCKS = "8-bit weights in blocks of 32, activations quantized by row and block in the kernel"
+_BLOCKS = "8-bit weights in blocks of 32, activations of 8 bits by row and block"
+_WIDE = "8-bit weights in blocks of 32, activations of 16 bits by row and block"
+
+
+def _portable_blocks(source: Source, activation_bits: int) -> Mapping[Role, ir.Model]:
+    fused = tidy(fuse(source.traced))
+    return {Role.MODEL: quantize(fused, activation_bits=activation_bits)}
 
 
 def _portable(files: Mapping[Role, Path], _: int, threads: int) -> Mapping[str, Engine]:
@@ -112,7 +118,8 @@ PORTABLE = Form(
         # In float32 it stays within standard ONNX, for runtimes of any make.
         "none": (Candidate(FLOAT32, lambda source: {Role.MODEL: source.traced}),),
         "int8": (
-            Candidate(_BLOCKS, lambda source: {Role.MODEL: quantize(tidy(fuse(source.traced)))}),
+            Candidate(_BLOCKS, partial(_portable_blocks, activation_bits=8)),
+            Candidate(_WIDE, partial(_portable_blocks, activation_bits=16)),
         ),
     },
     _portable,

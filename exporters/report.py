@@ -18,6 +18,9 @@ _FLOOR = 2.0**-20
 # float16 keeps 13 bits fewer than float32.
 _HALF = 2.0**13
 _HALF_RATIO, _HALF_KL = 1.001, 0.001
+# Parts of the limit of the mean KL that the first few windows may show: little, where a safer way
+# waits that would be taken after minutes anyhow; else all that more windows could still save.
+_FEW_BEFORE_OTHERS, _FEW = 0.75, 2.0
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,19 @@ class Limits:
         logits: largest absolute difference of a logit.
         perplexity_ratio: the graph's perplexity over PyTorch's.
         mean_kl: mean divergence of a prediction, in nats.
+        others_wait: whether there is a safer graph to take when this one is near its limits.
     """
 
     logits: float | None = None
     perplexity_ratio: float | None = None
     mean_kl: float | None = None
+    others_wait: bool = False
+
+    @property
+    def kl_of_few_windows(self) -> float | None:
+        """Mean divergence on the first windows, beyond which the rest need not be run."""
+        part = _FEW_BEFORE_OTHERS if self.others_wait else _FEW
+        return None if self.mean_kl is None else part * self.mean_kl
 
     @classmethod
     def of_float32(cls, noise: float, largest: float) -> Self:

@@ -136,7 +136,7 @@ def measure(
         whole.add(row, 0, logits)
         _add_window(prefill, reference, row, logits)
     yield figure("logit_difference.whole_windows", whole.largest, limit=limits.logits)
-    yield figure("mean_kl.whole_windows", Estimate.of(whole.kl), _far_beyond(limits.mean_kl))
+    yield figure("mean_kl.whole_windows", Estimate.of(whole.kl), limits.kl_of_few_windows)
     if limits.logits is not None and limits.mean_kl is None:
         yield from _against_float64(engine, reference, limits.logits)
     for name, run in _WAYS:
@@ -162,11 +162,6 @@ def _at_once(engine: Engine, ids: Ids) -> Logits:
 
 def _add_window(into: Divergence, reference: Reference, window: int, logits: Logits) -> None:
     into.add(reference.logits(window)[:-1], logits[:-1], reference.windows[window][1:])
-
-
-def _far_beyond(limit: float | None) -> float | None:
-    # A few windows refuse only what more of them could not save.
-    return None if limit is None else 2 * limit
 
 
 @dataclass

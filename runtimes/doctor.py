@@ -48,7 +48,7 @@ _PROBE = bytes.fromhex(
 # In every wheel; sends tensors to a service of its maker's and computes nothing here.
 _REMOTE = "AzureExecutionProvider"
 _SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-_EXPORT_EXTRA = ("torch", "transformers", "onnx", "optimum-onnx", "safetensors")
+_EXPORT_EXTRA = ("torch", "transformers", "onnx", "onnxscript", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Int8 quantization: 8-bit weights in blocks, each with its own scale.
 
 Every constant matrix product becomes com.microsoft::MatMulNBits with 8 bits and accuracy level 4:
-the kernel quantizes the activations to int8 by row and block as it runs, so that prefill loses no
-more than decode. An embedding whose matrix is also the output projection is stored once: the same
-bytes feed com.microsoft::GatherBlockQuantized.
+the kernel quantizes the activations to int8 by row and block as it runs, and prefill loses no more
+than decode. Where that loses too much, activations have 16 bits: the part that int8 represents and
+the rest are two rows of one product, which are added. An embedding whose matrix is also the output
+projection is stored once: the same bytes feed com.microsoft::GatherBlockQuantized.
 
 Source: the operator specifications in onnxruntime's docs/ContribOperators.md.
 """
@@ -67,12 +68,13 @@ def dequantize_blocks(
     return values.reshape(levels.shape[0], -1)[:, :columns]
 
 
-def quantize(model: ir.Model, block: int = 32) -> ir.Model:
+def quantize(model: ir.Model, block: int = 32, activation_bits: int = BITS) -> ir.Model:
     """Quantize every constant matrix product of `model`, and the embedding, in place.
 
     Args:
         model: a float32 graph.
         block: elements that share a scale.
+        activation_bits: 8; or 16, at twice the arithmetic, for products with whole blocks.
 
     Returns:
         `model`, whose float matrices are gone.
@@ -86,7 +88,9 @@ def quantize(model: ir.Model, block: int = 32) -> ir.Model:
     if not products:
         raise ExportError("The graph has no constant matrix product to quantize.")
     for node in products:
-        _quantize_product(graph, node, stored)
+        product = _quantize_product(graph, node, stored)
+        if activation_bits == 2 * BITS and product.attributes["K"].as_int() % block == 0:
+            _widen_activations(graph, product, block)
     for node in [node for node in graph if _is_embedding(node)]:
         _quantize_embedding(graph, node, stored)
     _remove_unused(graph)
@@ -145,7 +149,7 @@ def _is_embedding(node: ir.Node) -> bool:
     )
 
 
-def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> None:
+def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> ir.Node:
     found = _constant_matrix(node)
     assert found is not None
     source, transposed = found
@@ -164,6 +168,46 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices
         name=node.name,
     )
     _replace(graph, node, product)
+    return product
+
+
+def _widen_activations(graph: ir.Graph, product: ir.Node, block: int) -> None:
+    """Let `product` multiply its input `[B, T, K]` as int8 represents it, and what that leaves."""
+    source, weights = product.inputs[0], product.inputs[1:]
+    constants: dict[str, npt.NDArray[Any]] = {
+        "blocks": np.array([0, 0, -1, block], np.int64),
+        "whole": np.array([0, 0, -1], np.int64),
+        "last": np.array([-1], np.int64),
+        "level": np.array(1 / LARGEST, np.float32),
+        "least": np.array(np.finfo(np.float32).tiny, np.float32),
+    }
+    shared = {
+        name: graph.initializers.get(f"wide_{name}") or add_initializer(graph, f"wide_{name}", it)
+        for name, it in constants.items()
+    }
+    nodes: list[ir.Node] = []
+
+    def then(operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        nodes.append(ir.node(operator, inputs, attributes))
+        return nodes[-1].outputs[0]
+
+    blocks = then("Reshape", source, shared["blocks"])
+    largest = then("ReduceMax", then("Abs", blocks), shared["last"])
+    scale = then("Max", then("Mul", largest, shared["level"]), shared["least"])
+    coarse = then("Mul", then("Round", then("Div", blocks, scale)), scale)
+    rest = then("Sub", blocks, coarse)
+    both = then("Reshape", then("Concat", coarse, rest, axis=0), shared["whole"])
+    wide = ir.node(
+        product.op_type,
+        [both, *weights],
+        dict(product.attributes),
+        domain=product.domain,
+        name=product.name,
+    )
+    halves = ir.node("Split", wide.outputs, {"axis": 0, "num_outputs": 2}, num_outputs=2)
+    total = ir.node("Add", halves.outputs)
+    graph.insert_before(product, [*nodes, wide, halves])
+    _replace(graph, product, total)
 
 
 def _quantize_embedding(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> None:

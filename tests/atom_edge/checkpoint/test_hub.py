@@ -49,6 +49,17 @@ class Hub:
             files = [{"rfilename": str(f.relative_to(self.folder))} for f in self.files()]
             listing = {"id": "org/atom", "sha": COMMIT, "siblings": files, "tags": []}
             return 200, {"Content-Type": "application/json"}, json.dumps(listing).encode()
+        if path.endswith(f"/tree/{COMMIT}"):
+            tree = [
+                {
+                    "type": "file",
+                    "path": str(file.relative_to(self.folder)),
+                    "size": file.stat().st_size,
+                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+                }
+                for file in self.files()
+            ]
+            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
         name = path.split(f"/resolve/{COMMIT}/")[1]
         self.requested.add(name)
         content = (self.folder / name).read_bytes()
@@ -96,10 +107,12 @@ def hub(
         endpoint = f"http://127.0.0.1:{server.server_port}"
         # huggingface_hub reads HF_ENDPOINT and HF_HOME once, when it is imported.
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-        monkeypatch.setattr(
-            "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE",
-            endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        )
+        for module in ("constants", "file_download"):
+            monkeypatch.setattr(
+                f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE",
+                endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+                raising=False,  # the second until 2.0
+            )
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         try:
