@@ -16,6 +16,7 @@ and exits 1.
     ├── BuildError                 the native library cannot be compiled
     ├── ProviderError              an execution provider that was asked for and cannot be had
     ├── GenerationError            a request that cannot be generated
+    ├── RequestError               an HTTP request that is refused
     ├── TrainingError              a recipe, a data source or a run that cannot be used
     ├── EvaluationError            a task or its data that cannot be used
     └── MissingExtraError          an optional dependency that this command needs
@@ -83,6 +84,35 @@ class ProviderError(AtomEdgeError):
 
 class GenerationError(AtomEdgeError):
     """A request cannot be generated."""
+
+
+class RequestError(AtomEdgeError):
+    """An HTTP request is refused.
+
+    Attributes:
+        status: of the response.
+        kind: `type` of OpenAI's error object.
+        param: the field that is wrong, if it is one.
+        code: a word for programs.
+        figures: further fields of the error object.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        figures: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.figures = figures or {}
 
 
 class TrainingError(AtomEdgeError):

@@ -23,6 +23,7 @@ from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
 from atom_edge.cli.inspect import inspect_command
 from atom_edge.cli.pretrain import pretrain
+from atom_edge.cli.serve import serve
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.cli.validate import validate_command
 from atom_edge.errors import AtomEdgeError
@@ -63,6 +64,7 @@ app.command("export")(export_command)
 app.command("generate")(generate)
 app.command("inspect")(inspect_command)
 app.command("pretrain")(pretrain)
+app.command("serve")(serve)
 app.command("train-tokenizer")(train_tokenizer)
 app.command("validate")(validate_command)
 

@@ -174,17 +174,23 @@ class StaticCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         check_counts(self.lengths, counts, self._engine.context_length)
-        check_fit(int(self.lengths.max()), tokens, self._engine.context_length)
         places = last_places(tokens, counts) if places is None else places
         sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
-        for start in range(0, tokens, CHUNK):
-            part = token_ids[:, start : start + CHUNK]
+        # What is run for a sequence of count 0 goes behind its tokens, where there must be room.
+        context = self._engine.context_length
+        np.minimum(self.lengths, context - (counts == 0), out=self.lengths)
+        start = 0
+        while start < counts.max():
+            room = context - int(self.lengths.max())
+            check_fit(context - room, 1, context)
+            part = token_ids[:, start : min(counts.max(), start + min(CHUNK, room))]
             width = part.shape[1]
-            here = np.flatnonzero(token // CHUNK == start // CHUNK)
+            here = np.flatnonzero((token >= start) & (token < start + width))
             wanted = sequence[here] * width + token[here] - start
             logits[here] = self._run_prefill(part, wanted)
             self.lengths += np.clip(counts - start, 0, width)
+            start += width
         return logits
 
     def _run_prefill(self, token_ids: Ids, places: Ids) -> Logits:

@@ -1,0 +1,285 @@
+"""The routes: each parses a request, has its tasks run, and answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from dataclasses import dataclass
+from time import perf_counter
+
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from atom_edge.errors import AtomEdgeError, RequestError
+from atom_edge.runtimes.reply import Piece
+from atom_edge.runtimes.server import wire
+from atom_edge.runtimes.server.answers import Choice, Envelope, usage
+from atom_edge.runtimes.server.http import (
+    EventStream,
+    Gone,
+    Guard,
+    JsonResponse,
+    error_object,
+    error_response,
+    event,
+    read_body,
+    while_connected,
+)
+from atom_edge.runtimes.server.metrics import CONTENT_TYPE, Metrics
+from atom_edge.runtimes.server.plan import Plan, Planner
+from atom_edge.runtimes.server.scheduler import Mailbox, Scheduler
+
+BODY_LIMIT = 16 * 2**20
+# Bytes of a request that would keep all others waiting while it is parsed and tokenized.
+_LARGE = 8192
+_CLIENT_CLOSED = 499  # as nginx calls it
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use the server: see `Guard`."""
+
+    keys: Collection[str] = ()
+    origins: Collection[str] = ()
+
+
+class Server:
+    """The application over one model.
+
+    Args:
+        planner: makes tasks of requests.
+        scheduler: runs them.
+    """
+
+    def __init__(self, planner: Planner, scheduler: Scheduler) -> None:
+        self._planner = planner
+        self._scheduler = scheduler
+        self._metrics = Metrics(lambda: scheduler.running, lambda: scheduler.waiting)
+
+    def app(self, access: Access) -> Starlette:
+        """What an ASGI server runs."""
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(access.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+        guard = Middleware(Guard, access.keys, access.origins)
+        return Starlette(
+            routes=[
+                Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/health", self._health),
+                Route("/metrics", self._show_metrics),
+                Route("/tokenize", self._tokenize, methods=["POST"]),
+                Route("/detokenize", self._detokenize, methods=["POST"]),
+                Route("/tokenizer_info", self._tokenizer_info),
+            ],
+            middleware=[cors, guard] if access.origins else [guard],
+            exception_handlers={
+                AtomEdgeError: _on_error,
+                HTTPException: _on_http_error,
+                Exception: _on_error,
+            },
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._scheduler.start()
+        yield
+        self._scheduler.close()
+
+    # Text
+
+    async def _completions(self, request: Request) -> Response:
+        return await self._answer(request, wire.CompletionRequest)
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._answer(request, wire.ChatRequest)
+
+    async def _answer(
+        self, request: Request, kind: type[wire.CompletionRequest | wire.ChatRequest]
+    ) -> Response:
+        started = perf_counter()
+        route = request.url.path
+        try:
+            body = await read_body(request, BODY_LIMIT)
+            if len(body) > _LARGE or kind is wire.ChatRequest:  # a template is a program
+                plan = await to_thread.run_sync(self._plan, body, kind)
+            else:
+                plan = self._plan(body, kind)
+            mailbox = self._scheduler.submit(plan.tasks)
+        except RequestError as error:
+            self._metrics.requests.labels(route, error.status).inc()
+            raise
+        work = _Work(plan, mailbox, self, route, started)
+        if plan.streams:
+            return EventStream(work.events(), work.close)
+        try:
+            return await while_connected(request.receive, work.response())
+        except Gone:
+            return Response(status_code=_CLIENT_CLOSED)
+        finally:
+            work.close()
+
+    def _plan(self, body: bytes, kind: type[wire.CompletionRequest | wire.ChatRequest]) -> Plan:
+        return self._planner.plan(wire.parse(body, kind))
+
+    def done(self, work: _Work) -> None:
+        """Free what a request still holds, and count it."""
+        self._scheduler.cancel(work.plan.tasks)
+        counted = usage(work.plan.choices, work.plan.replies)
+        self._metrics.requests.labels(work.route, work.status).inc()
+        self._metrics.prompt_tokens.inc(counted["prompt_tokens"])
+        self._metrics.cached_tokens.inc(counted["prompt_tokens_details"]["cached_tokens"])
+        self._metrics.generated_tokens.inc(counted["completion_tokens"])
+        self._metrics.whole.observe(perf_counter() - work.started)
+
+    def began(self, seconds: float) -> None:
+        """Note how long the first token of a request took."""
+        self._metrics.first_token.observe(seconds)
+
+    # The rest
+
+    async def _models(self, _: Request) -> Response:
+        models = [self._planner.model(name) for name in self._planner.names]
+        return JsonResponse({"object": "list", "data": models})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self._planner.check_model(name)
+        return JsonResponse(self._planner.model(name))
+
+    async def _health(self, _: Request) -> Response:
+        if self._scheduler.draining:
+            return JsonResponse({"status": "stopping"}, 503)
+        return JsonResponse({"status": "ok"})
+
+    async def _show_metrics(self, _: Request) -> Response:
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await read_body(request, BODY_LIMIT)
+        parsed = wire.parse(body, wire.TokenizeRequest)
+        return JsonResponse(await to_thread.run_sync(self._planner.tokenize, parsed))
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await read_body(request, BODY_LIMIT)
+        parsed = wire.parse(body, wire.DetokenizeRequest)
+        return JsonResponse(await to_thread.run_sync(self._planner.detokenize, parsed))
+
+    async def _tokenizer_info(self, _: Request) -> Response:
+        return JsonResponse(self._planner.tokenizer_info())
+
+
+class _Work:
+    """A request whose tasks run.
+
+    Attributes:
+        plan: what it comes to.
+        route: by which it came.
+        started: when, by `perf_counter`.
+        status: what became of it.
+    """
+
+    def __init__(
+        self, plan: Plan, mailbox: Mailbox, server: Server, route: str, started: float
+    ) -> None:
+        self.plan = plan
+        self.route = route
+        self.started = started
+        self.status = _CLIENT_CLOSED
+        self._mailbox = mailbox
+        self._server = server
+
+    def close(self) -> None:
+        """Give up what still runs of it."""
+        self._server.done(self)
+
+    async def response(self) -> Response:
+        """The whole response."""
+        plan, pieces = self.plan, defaultdict[Choice, list[Piece]](list)
+        try:
+            async for arrived in self._arrivals():
+                for choice, some in arrived.items():
+                    pieces[choice] += some
+        except AtomEdgeError as error:
+            self.status = _as_request_error(error).status
+            raise
+        self.status = 200
+        whole = [choice.whole(pieces[choice]) for choice in plan.choices]
+        counted = usage(plan.choices, plan.replies)
+        return JsonResponse(Envelope(*plan.whole).around(whole, usage=counted))
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """The response as events, the last being `[DONE]`."""
+        plan = self.plan
+        envelope = Envelope(*plan.part)
+        more = {"usage": None} if plan.sends_usage else {}
+        try:
+            async for arrived in self._arrivals():
+                parts = [choice.part(some) for choice, some in arrived.items()]
+                yield b"".join(event(envelope.around([part], **more)) for part in parts)
+        except AtomEdgeError as error:
+            refused = _as_request_error(error)
+            self.status = refused.status
+            yield event(error_object(refused))
+            return
+        self.status = 200
+        if plan.sends_usage:
+            yield event(envelope.around([], usage=usage(plan.choices, plan.replies)))
+        yield b"data: [DONE]\n\n"
+
+    async def _arrivals(self) -> AsyncIterator[dict[Choice, list[Piece]]]:
+        """What has come of the choices since the last time, until all are done."""
+        owners = {choice.task: choice for choice in self.plan.choices}
+        going = len(owners)
+        first = True
+        while going:
+            arrived = defaultdict[Choice, list[Piece]](list)
+            for task, piece in await self._mailbox.read():
+                arrived[owners[task]].append(piece)
+                going -= piece.finish_reason is not None
+            if first and arrived:
+                self._server.began(perf_counter() - self.started)
+                first = False
+            if arrived:
+                yield arrived
+
+
+def _as_request_error(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, AtomEdgeError):
+        return RequestError(str(error), status=500, kind="server_error")
+    return RequestError("The server failed; see its log.", status=500, kind="server_error")
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return error_response(_as_request_error(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = json.dumps(request.url.path)
+    message = {
+        404: f"There is no route {path}.",
+        405: f"The route {path} does not take {request.method}.",
+    }.get(error.status_code, error.detail)
+    return error_response(RequestError(message, status=error.status_code))
+
+
+def new_app(planner: Planner, scheduler: Scheduler, access: Access | None = None) -> Starlette:
+    """The application; see `Server`."""
+    return Server(planner, scheduler).app(access or Access())
