@@ -7,6 +7,9 @@ What is not here: streaming (`atom_edge.detokenizer`), training a vocabulary
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +31,30 @@ def tokenizer_errors(message: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise TokenizerError(f"{message}: {str(error)[:300]}") from error
+
+
+@contextlib.contextmanager
+def _panics_kept() -> Iterator[None]:
+    """Keep off stderr what a panic of `tokenizers` prints there: its exception says the same.
+
+    Whatever else is printed meanwhile comes a moment later.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            kept.seek(0)
+            printed = kept.read()
+            if b"panicked at" not in printed:
+                os.write(2, printed)
+
+
+_PROBE = "A probe: 12 × 3 = 36, e\u0301, 🙂\n"
 
 
 class Tokenizer:
@@ -53,8 +80,11 @@ class Tokenizer:
         """
         if not Path(path).is_file():
             raise TokenizerError(f"There is no tokenizer file {path}.")
-        with tokenizer_errors(f"{path} is not a readable tokenizer.json"):
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        with tokenizer_errors(f"{path} is not a readable tokenizer.json"), _panics_kept():
+            inner = tokenizers.Tokenizer.from_file(str(path))
+            # Some files are read and then panic over any text: that is found out here.
+            inner.decode(inner.encode(_PROBE, add_special_tokens=True).ids)
+            return cls(inner)
 
     @property
     def vocab_size(self) -> int:

@@ -120,6 +120,10 @@ class AtomSession:
                 of the prompt: faster, and equal but for rounding. None for a new one.
             options: see `GenerationOptions`.
         """
+        if not isinstance(decoder, Decoder | None):
+            raise GenerationError(
+                f"decoder is {reprlib.repr(decoder)}; it must be one from new_decoder, or None."
+            )
         return generate(decoder or self.new_decoder(), self.new_reply(prompt, **options))
 
     @property

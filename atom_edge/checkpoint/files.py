@@ -7,7 +7,6 @@ can run any code while it is loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from atom_edge import border
 from atom_edge.errors import SnapshotError, WeightsError
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -27,15 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         SnapshotError: the file is not a JSON object.
     """
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise SnapshotError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SnapshotError(f"{path} holds no JSON object.")
-    return value
+    return border.read_json(path, dict[str, Any], SnapshotError) if path.exists() else {}
 
 
 def weight_files(folder: Path) -> list[Path]:

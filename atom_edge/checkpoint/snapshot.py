@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+import yaml
 
+from atom_edge.border import JSON_LIMIT, read_file
 from atom_edge.checkpoint import files, text
 from atom_edge.checkpoint.author import author_settings, has_own_code, match_author
 from atom_edge.checkpoint.layout import untranspose
@@ -15,6 +16,7 @@ from atom_edge.checkpoint.loading import load
 from atom_edge.checkpoint.naming import name_tensors
 from atom_edge.checkpoint.shapes import read_config
 from atom_edge.config import AtomConfig
+from atom_edge.errors import SnapshotError
 from atom_edge.hub import Located, locate
 from atom_edge.modeling import AtomForCausalLM
 
@@ -126,8 +128,14 @@ def open_snapshot(
 
 
 def _tags(folder: Path) -> list[str]:
-    """The tags in the front matter of the model card, none if there is no card."""
-    card = folder / "README.md"
-    if not card.is_file():
+    """The tags in the front matter of the model card; none if there is no card that says them.
+
+    A card is prose: what cannot be read in it is passed over.
+    """
+    try:
+        card = read_file(folder / "README.md", JSON_LIMIT, SnapshotError).decode(errors="replace")
+        front = yaml.safe_load(card.split("---\n", 2)[1]) if card.startswith("---\n") else None
+    except (SnapshotError, IndexError, yaml.YAMLError, ValueError, RecursionError):
         return []
-    return list(ModelCard.load(card, ignore_metadata_errors=True).data.tags or [])
+    tags = front.get("tags") if isinstance(front, dict) else None
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []

@@ -177,9 +177,9 @@ def test_other_decoders_stream_what_they_decode(decoder: decoders.Decoder | None
 def test_a_text_takes_time_in_proportion_to_its_length(tokenizer: Tokenizer) -> None:
     def seconds(length: int) -> float:
         ids = [10 + number % 90 for number in range(length)]
-        started = time.perf_counter()
+        started = time.process_time()
         streamed(tokenizer, ids)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds(1000)
     assert min(seconds(32_000) for _ in range(3)) < 24 * min(seconds(4000) for _ in range(3))
