@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from atom_edge.errors import BuildError  # noqa: E402  (found by the line above)
 from atom_edge.runtimes.native import build as native  # noqa: E402
+from atom_edge.runtimes.native import library_name  # noqa: E402
 
 PACKAGE = Path("atom_edge", "runtimes", "native")
 REQUIRED = os.environ.get("ATOM_EDGE_NATIVE") == "required"
@@ -51,7 +52,7 @@ class BuildNative(Command):
         folder, objects = Path(self.build_lib) / PACKAGE, Path(self.build_temp) / "native"
         if self.editable_mode:
             folder, objects = native.HERE, native.OBJECTS
-        (folder / native.library_name()).unlink(missing_ok=True)
+        (folder / library_name()).unlink(missing_ok=True)
         try:
             self.library = native.build(folder, objects)
         except BuildError as error:

@@ -63,6 +63,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -170,6 +171,11 @@ class Decoder:
     exclusive: bool = False
 
 
+def native_graph(model: AtomForCausalLM, scheme: Scheme | None = None) -> ir.Model:
+    """The graph of role `native` of a PyTorch model."""
+    return ir.from_proto(build(describe(model), scheme or Scheme()))
+
+
 def describe(model: AtomForCausalLM) -> Decoder:
     """The operator's view of a PyTorch model."""
     config = model.config
@@ -254,9 +260,12 @@ def build(decoder: Decoder, scheme: Scheme) -> onnx.ModelProto:
     )
     graph = helper.make_graph([node], "decoder", runtime, outputs, weights.initializers)
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(DOMAIN, 1)]
-    return helper.make_model(
+    model = helper.make_model(
         graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="atom-edge"
     )
+    # The cache's shape has it rounded up.
+    helper.set_model_props(model, {"head_size": str(decoder.head_size)})
+    return model
 
 
 def _attributes(decoder: Decoder, scheme: Scheme) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from atom_edge.runtimes.installation import (
     installed_flavours,
     mixture,
 )
+from atom_edge.runtimes.native import register
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,7 +43,9 @@ _MOST_THREADS = 4
 _SMALL = 16 * 2**20
 
 
-def open_graph(graph: Path | bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_graph(
+    graph: Path | bytes, *, threads: int | None = None, native: bool = False
+) -> onnxruntime.InferenceSession:
     """Load a graph of a verified bundle on the CPU.
 
     Args:
@@ -51,11 +54,13 @@ def open_graph(graph: Path | bytes, *, threads: int | None = None) -> onnxruntim
             they have nothing to do, so that whatever else runs keeps its cores. A number is for
             cores that nothing else wants: more than one thread then wait by spinning, for some
             milliseconds after a run too, which is faster there and much slower elsewhere.
+        native: whether it has operators of the native library.
 
     Raises:
         BundleError: if this onnxruntime cannot run the graph.
         GenerationError: if `threads` is below 1.
         MissingExtraError: if onnxruntime is not installed.
+        ProviderError: if the native library is needed and cannot be had.
     """
     if threads is not None and threads < 1:
         raise GenerationError(f"threads is {threads}; it must be at least 1.")
@@ -66,6 +71,8 @@ def open_graph(graph: Path | bytes, *, threads: int | None = None) -> onnxruntim
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0" if threads is None else "1"
     )
+    if native:
+        register(options)
     if CAN_FLUSH:
         # For the session's own threads. It changes this one too, until the context ends.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")

@@ -6,6 +6,7 @@ from typing import NamedTuple, get_args
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import ProviderError
+from atom_edge.runtimes import native as native_library  # there is an engine of that name
 from atom_edge.runtimes.engines.interface import Engine
 from atom_edge.runtimes.providers import Provider
 
@@ -47,6 +48,10 @@ def open_engine(bundle: Bundle, provider: Provider = "cpu", threads: int | None 
 
 
 def _on_cpu(bundle: Bundle, threads: int | None) -> Engine:
+    if "native" in bundle.roles and native_library.library() is not None:
+        from atom_edge.runtimes.engines.native import NativeEngine
+
+        return NativeEngine.open(bundle, threads)
     if "prefill" in bundle.roles:
         from atom_edge.runtimes.engines.static import StaticEngine
 

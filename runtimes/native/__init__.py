@@ -7,6 +7,7 @@ it bundles run on onnxruntime's own operators.
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,25 @@ HOW_TO_BUILD = (
 )
 
 
+def library_name(target: str = sys.platform) -> str:
+    """The file name of the library on a target, such as `x86_64-linux-gnu`, or on this machine."""
+    if is_apple(target):
+        return "libatom_edge.dylib"
+    return "atom_edge.dll" if is_windows(target) else "libatom_edge.so"
+
+
+def is_apple(target: str) -> bool:
+    """Whether a target is a macOS."""
+    return "darwin" in target or "apple" in target
+
+
+def is_windows(target: str) -> bool:
+    """Whether a target is a Windows."""
+    return "mingw" in target or "windows" in target or target == "win32"
+
+
 def library() -> Path | None:
     """The shared library; None where it was not built."""
-    from atom_edge.runtimes.native.build import library_name  # subprocess and argparse with it
-
     path = _FOLDER / library_name()
     return path if path.is_file() else None
 

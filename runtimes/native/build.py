@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atom_edge.errors import BuildError
+from atom_edge.runtimes.native import is_apple, is_windows, library_name
 
 HERE = Path(__file__).resolve().parent
 SOURCES, HEADERS, OBJECTS = HERE / "src", HERE / "include", HERE / "objects"
@@ -84,9 +85,9 @@ class Compiler:
     @property
     def link_flags(self) -> tuple[str, ...]:
         """Flags of the linker; the library needs nothing at run time but the system's own C."""
-        if _is_apple(self.target):
+        if is_apple(self.target):
             return ("-dynamiclib",)
-        if _is_windows(self.target):
+        if is_windows(self.target):
             return ("-shared", "-static")
         return (
             *("-shared", "-static-libstdc++", "-static-libgcc", "-pthread"),
@@ -97,13 +98,6 @@ class Compiler:
         """Whether it knows these flags."""
         probe = [*self.command, *flags, "-E", "-x", "c++", "-"]
         return subprocess.run(probe, input=b"", capture_output=True, check=False).returncode == 0
-
-
-def library_name(target: str = sys.platform) -> str:
-    """The file name of the library on a target, or on this machine."""
-    if _is_apple(target):
-        return "libatom_edge.dylib"
-    return "atom_edge.dll" if _is_windows(target) else "libatom_edge.so"
 
 
 def find_compiler() -> Compiler:
@@ -201,14 +195,6 @@ def _run(command: Sequence[str]) -> None:
         raise BuildError(f"{shlex.join(command)} failed:\n{done.stderr.strip()}")
     if done.stderr:
         sys.stderr.write(done.stderr)
-
-
-def _is_apple(target: str) -> bool:
-    return "darwin" in target or "apple" in target
-
-
-def _is_windows(target: str) -> bool:
-    return "mingw" in target or "windows" in target or target == "win32"
 
 
 def main() -> None:

@@ -1,4 +1,8 @@
-"""What every engine promises, against PyTorch running each sequence alone."""
+"""What every engine promises, against PyTorch running each sequence alone.
+
+The native engine computes in int8: there the operator alone, fed each sequence at once, stands for
+PyTorch, and every bit counts.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,58 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from decoders import Sequences, open_session
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import GenerationError
+from atom_edge.exporters.native import Scheme, build, describe
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.engines.interface import Engine
+from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.portable import PortableEngine
 from atom_edge.runtimes.engines.static import StaticEngine
 
 CONTEXT = 128
 IDS = np.random.default_rng(0).integers(5, 4096, CONTEXT).tolist()
 # float32, and float16 where the graph computes in it; another token's logits are far from both.
-PRECISION = {"portable": 1e-4, "static": 1e-4, "cuda": 0.03}
+PRECISION = {"portable": 1e-4, "static": 1e-4, "native": 0, "cuda": 0.03}
 Expected = Callable[[Sequence[int]], np.ndarray]
 
 
 @pytest.fixture(scope="module", params=PRECISION)
-def engine(request: pytest.FixtureRequest, small_bundle: Path, small_cuda_bundle: Path) -> Engine:
+def engine(
+    request: pytest.FixtureRequest,
+    small_bundle: Path,
+    small_cuda_bundle: Path,
+    native_graph: onnx.ModelProto,
+) -> Engine:
     if request.param == "portable":
         return PortableEngine.open(open_bundle(small_bundle), threads=1)
     if request.param == "static":
         return StaticEngine.open(open_bundle(small_bundle), threads=1)
+    if request.param == "native":
+        return NativeEngine(native_graph.SerializeToString(), CONTEXT)
     return CudaEngine(open_bundle(small_cuda_bundle).graph("cuda"), "cpu", CONTEXT)
 
 
 @pytest.fixture(scope="module")
-def expected(model: AtomForCausalLM) -> Expected:
+def native_graph(model: AtomForCausalLM) -> onnx.ModelProto:
+    return build(describe(model), Scheme())
+
+
+@pytest.fixture(scope="module")
+def expected(model: AtomForCausalLM, engine: Engine, native_graph: onnx.ModelProto) -> Expected:
     """Logits `[V]` of what follows the tokens."""
+    if isinstance(engine, NativeEngine):
+        session = open_session(native_graph)
+        return lambda ids: Sequences(session, context=CONTEXT).append(
+            np.array([ids]), rows=np.array([len(ids) - 1])
+        )[0]
 
     @torch.no_grad()
     def run(ids: Sequence[int]) -> np.ndarray:

@@ -47,10 +47,10 @@ def test_a_wheel_is_of_its_platform_and_any_python(source: Path, tmp_path: Path)
     wheel = make_wheel(source, tmp_path, ATOM_EDGE_NATIVE="required")
     assert re.search(r"-py3-none-(linux|macosx|win)_\w+\.whl$", wheel.name)
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("src/version.cpp", "include/atom_edge.h", builder.library_name()):
+    for name in ("src/version.cpp", "include/atom_edge.h", native.library_name()):
         assert f"{NATIVE}/{name}" in names
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert native.library_version(tmp_path / "site" / NATIVE / builder.library_name())
+    assert native.library_version(tmp_path / "site" / NATIVE / native.library_name())
 
 
 def test_without_a_compiler_the_install_works(source: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_doctor_says_what_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "apt install g++" in remedy
     with pytest.raises(ProviderError, match=r"not built\. Install a C\+\+ compiler"):
         native.register(None)  # type: ignore[arg-type]  # it is not looked at
-    (tmp_path / builder.library_name()).write_bytes(b"not a library")
+    (tmp_path / native.library_name()).write_bytes(b"not a library")
     assert finding()[0] == "error"
 
 
