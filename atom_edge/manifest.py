@@ -32,7 +32,7 @@ class Role(enum.StrEnum):
 
 
 Quantization = Literal["none", "int8"]
-Target = Literal["cpu", "cuda"]
+Target = Literal["cpu", "native", "cuda"]
 Effort = Literal["quick", "full"]
 
 

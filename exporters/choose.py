@@ -129,8 +129,9 @@ def choose(
         for role, graph in graphs.items():
             save_graph(graph, paths[role])
         context = source.snapshot.config.max_position_embeddings
-        limits = replace(standard.limits(form), others_wait=candidate is not candidates[-1])
-        measured = measure_form(form, paths, candidate.scheme, context, standard, progress, limits)
+        held = replace(standard, max_kl=min(standard.max_kl, candidate.max_kl))
+        limits = replace(held.limits(form), others_wait=candidate is not candidates[-1])
+        measured = measure_form(form, paths, candidate.scheme, context, held, progress, limits)
         tried.append(Tried(form, candidate.scheme, graphs, files, measured))
         if tried[-1].failure is None:
             break

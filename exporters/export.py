@@ -17,13 +17,14 @@ from atom_edge.errors import ExportError
 from atom_edge.exporters.card import model_card
 from atom_edge.exporters.choose import Standard, Tried, choose, refusal, validation_of
 from atom_edge.exporters.foreign import genai_config
-from atom_edge.exporters.graphs import FORMS, MAX_KL, MAX_PERPLEXITY_RATIO, Source
+from atom_edge.exporters.graphs import FORMS, MAX_KL, MAX_PERPLEXITY_RATIO, Form, Source
 from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import heldout_windows
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Effort, Manifest, Quantization, Role, Target
 from atom_edge.manifest import Source as Origin
+from atom_edge.runtimes.native import HOW_TO_BUILD
 from atom_edge.tokenizer import Tokenizer
 
 Progress = Callable[[str], None]
@@ -61,7 +62,7 @@ def export(
         destination: the folder to write.
         quantization: `none` for float32, `int8` for 8-bit weights.
         target: beside the portable graph, which runs anywhere, what the bundle has graphs for:
-            `cpu`, or `cuda` in float16.
+            `cpu`, or `cuda` in float16; or `native`, for a bundle without the portable graph.
         max_perplexity_ratio: limit of int8's perplexity over PyTorch's, in prefill and in decode.
         max_kl: limit of int8's mean KL divergence from PyTorch's predictions, in nats, likewise.
         effort: how much text validation runs.
@@ -74,6 +75,7 @@ def export(
         ValidationError: a graph is not the PyTorch model within the limits; nothing is written.
     """
     check_weights(snapshot)
+    forms = _forms(target, quantization)
     with write_bundle(destination, force=force) as staging:
         progress("trace")
         source = Source(snapshot, trace(snapshot.model))
@@ -86,12 +88,12 @@ def export(
         )
         made: list[Tried] = []
         left_out: list[Tried] = []
-        for form in FORMS[target]:
+        for form in forms:
             tried = choose(form, source, standard, staging, progress)
             left_out += [one for one in tried if one.failure is not None]
             if tried and tried[-1].failure is None:
                 made.append(tried[-1])
-            elif form.required:
+            elif tried and form.required:
                 raise refusal(left_out, made, standard)
 
         progress("write")
@@ -113,6 +115,20 @@ def export(
             judge_graph(data, Role(role), manifest.context_length, name)
         sealed = seal(staging, manifest)
     return ExportResult(destination, sealed)
+
+
+def _forms(target: Target, quantization: Quantization) -> list[Form]:
+    """The forms of a target that can be made here."""
+    forms = [form for form in FORMS[target] if form.candidates[quantization]]
+    if not forms:
+        raise ExportError(
+            f"There are no graphs for the target {target!r} with the quantization "
+            f"{quantization!r}; choose int8, or the target cpu."
+        )
+    available = [form for form in forms if form.available]
+    if not available:
+        raise ExportError(f"What runs the target {target!r} was not built. {HOW_TO_BUILD}")
+    return available
 
 
 def check_weights(snapshot: Snapshot) -> None:
@@ -152,10 +168,11 @@ def write_texts(staging: Path, snapshot: Snapshot, manifest: Manifest) -> None:
         (staging / "chat_template.jinja").write_text(snapshot.chat_template, encoding="utf-8")
     _write_json(staging / "config.json", portable_config(snapshot.config))
     _write_json(staging / "generation_config.json", snapshot.generation_config)
-    _write_json(
-        staging / "genai_config.json",
-        genai_config(snapshot.config, snapshot.generation_config, manifest.graphs[Role.MODEL]),
-    )
+    if Role.MODEL in manifest.graphs:
+        _write_json(
+            staging / "genai_config.json",
+            genai_config(snapshot.config, snapshot.generation_config, manifest.graphs[Role.MODEL]),
+        )
     (staging / "README.md").write_text(model_card(manifest), encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ target's forms that measures well enough. For each precision a form has candidat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,21 +16,26 @@ import onnx_ir as ir
 
 from atom_edge.checkpoint import Snapshot
 from atom_edge.exporters.cuda import cuda_graph
+from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
 from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.precision.blocks import quantize
 from atom_edge.exporters.static import static_graphs
 from atom_edge.exporters.validate import Engine
 from atom_edge.manifest import Quantization, Role, Target
+from atom_edge.runtimes import native
 from atom_edge.runtimes.doctor import runs
 from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.engines.interface import Device
+from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.providers import open_graph
 
 MAX_PERPLEXITY_RATIO = 1.008
 MAX_KL = 0.004
 """What int8 may lose by default: perplexity over PyTorch's, and mean KL divergence in nats."""
+NATIVE_MAX_KL = 0.0014
+"""What a scheme of the native graph may lose where a more precise one is left."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,12 @@ class Candidate:
     Attributes:
         scheme: what it does to weights and activations, in words.
         build: the graphs by role; none where the model has no such form.
+        max_kl: a limit of its own below that of the export, where a better candidate costs little.
     """
 
     scheme: str
     build: Callable[[Source], Mapping[Role, ir.Model]]
+    max_kl: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Form:
         candidates: ways to make its graphs for each precision, fastest first.
         engines: what runs its files (by role) in a context of so many tokens, on so many threads;
             more than one where a session takes different ways through the same graphs.
-        required: whether an export without it is refused.
+        required: whether an export is refused where its candidates can be made but none holds.
+        needs_library: whether it runs only where the native library was built.
         half: whether its floats are float16.
     """
 
@@ -78,6 +87,12 @@ class Form:
     engines: Callable[[Mapping[Role, Path], int, int], Mapping[str, Engine]]
     required: bool = True
     half: bool = False
+    needs_library: bool = False
+
+    @property
+    def available(self) -> bool:
+        """Whether what runs it is installed."""
+        return not self.needs_library or native.library() is not None
 
 
 FLOAT32 = "float32"
@@ -104,6 +119,20 @@ def _static(files: Mapping[Role, Path], context: int, _: int) -> Mapping[str, En
         "static": StaticEngine(prefill, decode, context),
         "columns": StaticEngine(prefill, None, context),
     }
+
+
+def _native(files: Mapping[Role, Path], context: int, threads: int) -> Mapping[str, Engine]:
+    return {"native": NativeEngine(files[Role.NATIVE].read_bytes(), context, threads)}
+
+
+def _native_candidate(scheme: Scheme) -> Candidate:
+    # Each scheme costs a few percent of speed: less than half the loss is worth it.
+    last = scheme == SCHEMES[-1]
+    return Candidate(
+        str(scheme),
+        lambda source: {Role.NATIVE: native_graph(source.snapshot.model, scheme)},
+        max_kl=math.inf if last else NATIVE_MAX_KL,
+    )
 
 
 def _cuda(files: Mapping[Role, Path], context: int, _: int) -> Mapping[str, Engine]:
@@ -139,6 +168,14 @@ STATIC = Form(
     _static,
     required=False,
 )
+NATIVE = Form(
+    "native operator",
+    (Role.NATIVE,),
+    # In float32 the stock operators are as fast.
+    {"none": (), "int8": tuple(map(_native_candidate, SCHEMES))},
+    _native,
+    needs_library=True,
+)
 CUDA = Form(
     "CUDA",
     (Role.CUDA,),
@@ -156,5 +193,9 @@ CUDA = Form(
     _cuda,
     half=True,
 )
-FORMS: Mapping[Target, tuple[Form, ...]] = {"cpu": (PORTABLE, STATIC), "cuda": (PORTABLE, CUDA)}
-ALL_FORMS = (PORTABLE, STATIC, CUDA)
+FORMS: Mapping[Target, tuple[Form, ...]] = {
+    "cpu": (PORTABLE, NATIVE, STATIC),
+    "native": (NATIVE,),
+    "cuda": (PORTABLE, CUDA),
+}
+ALL_FORMS = (PORTABLE, NATIVE, STATIC, CUDA)

@@ -90,6 +90,22 @@ class Scheme:
     activation_bits: int = 8
     activation_by_row: bool = False
 
+    def __str__(self) -> str:
+        """The scheme in words."""
+        parts = f"in segments of {self.segment}" if self.segment else "by row"
+        own = self.segment and self.activation_by_row
+        activations = f"{self.activation_bits}-bit activations {'by row' if own else 'likewise'}"
+        return f"8-bit weights {parts}, {activations}"
+
+
+SCHEMES = (
+    Scheme(segment=0),
+    Scheme(segment=96),
+    Scheme(segment=32),
+    Scheme(segment=32, activation_bits=16, activation_by_row=True),
+)
+"""What is worth choosing from, fastest first."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -171,9 +187,9 @@ class Decoder:
     exclusive: bool = False
 
 
-def native_graph(model: AtomForCausalLM, scheme: Scheme | None = None) -> ir.Model:
+def native_graph(model: AtomForCausalLM, scheme: Scheme) -> ir.Model:
     """The graph of role `native` of a PyTorch model."""
-    return ir.from_proto(build(describe(model), scheme or Scheme()))
+    return ir.from_proto(build(describe(model), scheme))
 
 
 def describe(model: AtomForCausalLM) -> Decoder:
@@ -260,12 +276,9 @@ def build(decoder: Decoder, scheme: Scheme) -> onnx.ModelProto:
     )
     graph = helper.make_graph([node], "decoder", runtime, outputs, weights.initializers)
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(
+    return helper.make_model(
         graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="atom-edge"
     )
-    # The cache's shape has it rounded up.
-    helper.set_model_props(model, {"head_size": str(decoder.head_size)})
-    return model
 
 
 def _attributes(decoder: Decoder, scheme: Scheme) -> dict[str, Any]:

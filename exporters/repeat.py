@@ -57,7 +57,7 @@ def validate_bundle(
     schemes = {measured.path: measured.scheme for measured in exported.measured}
     measured: list[Measured] = []
     for form in ALL_FORMS:
-        if all(role in bundle.roles for role in form.roles):
+        if form.available and all(role in bundle.roles for role in form.roles):
             files = {role: bundle.graph(role) for role in bundle.roles}
             scheme = next((schemes[role] for role in form.roles if role in schemes), "")
             measured += measure_form(form, files, scheme, bundle.context_length, standard, progress)

@@ -63,7 +63,7 @@ def bench(
 
     kinds = [(n, 0) for n in _numbers(prompt)] + [(0, n) for n in _numbers(generate)]
     opened = open_bundle(bundle_path() if bundle is None else bundle)
-    default = default_threads(opened.graph())
+    default = default_threads(opened.graph(opened.roles[0]))
     thread_counts = [default] if threads is None else _numbers(threads)
     tests = [
         Test(prompt_tokens, new_tokens, at, sequences, count)

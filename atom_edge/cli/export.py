@@ -26,6 +26,7 @@ class Target(enum.StrEnum):
     """Values of `--target`."""
 
     CPU = "cpu"
+    NATIVE = "native"
     CUDA = "cuda"
 
 
@@ -42,7 +43,11 @@ def export_command(
     ] = Path("atom-onnx"),
     quantize: Annotated[Quantize, typer.Option(help="8-bit weights, or none.")] = Quantize.NONE,
     target: Annotated[
-        Target, typer.Option(help="What it is to run fastest on: CPUs, or GPUs by CUDA in float16.")
+        Target,
+        typer.Option(
+            help="What it is to run on: any CPU; CPUs with the native library alone, which makes "
+            "the smallest bundle; or GPUs by CUDA in float16."
+        ),
     ] = Target.CPU,
     max_perplexity_ratio: MaxPerplexityRatio = None,
     max_kl: MaxKl = None,

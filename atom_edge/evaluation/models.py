@@ -15,8 +15,8 @@ from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.manifest import MANIFEST
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.engines import open_engine
-from atom_edge.runtimes.engines.interface import Engine, Ids, Logits, Tensors
-from atom_edge.runtimes.engines.portable import PortableEngine
+from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
+from atom_edge.runtimes.engines.portable import PortableEngine, Tensors
 from atom_edge.runtimes.providers import usable_cores
 from atom_edge.tokenizer import Tokenizer
 

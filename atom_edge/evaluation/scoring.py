@@ -1,7 +1,7 @@
 """Log-likelihoods of continuations, in batches, with what options share computed once.
 
-The options of a question have the same context. It is run once, and its cache is handed to each
-of the options, so that a context costs as much as one option.
+The options of a question have the same context. It is run once, and each option goes on in a copy
+of its cache: a context costs as much as one option.
 
     requests -> options, those of one context together -> groups -> runs
 
@@ -12,7 +12,7 @@ little of a run is padding.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from atom_edge.evaluation.models import Model
-from atom_edge.runtimes.engines.interface import Engine, Ids, Logits, Tensors
+from atom_edge.runtimes.engines.interface import Cache, Engine, Ids, Logits
 
 # Tokens of one run: enough for full products, few enough to stay in a core's own cache.
 _RUN_TOKENS = 512
@@ -103,49 +103,48 @@ def _groups(options: Iterable[_Option], context_length: int) -> Iterator[list[_O
 
 
 def _score_group(engine: Engine, group: Sequence[_Option]) -> dict[_Option, Score]:
-    prefixes = list(dict.fromkeys(option.prefix for option in group))
-    owners = {prefix: row for row, prefix in enumerate(prefixes)}
-    lengths = np.array([len(prefix) for prefix in prefixes])
-    cache = _run_prefixes(engine, prefixes)
+    by_prefix: dict[TokenIds, list[_Option]] = defaultdict(list)
+    for option in group:
+        by_prefix[option.prefix].append(option)
+    prefixes = list(by_prefix)
     results: dict[_Option, Score] = {}
-    options = sorted(group, key=lambda option: len(option.fed))
-    for part in _runs(engine, [len(option.fed) for option in options]):
-        run = options[part]
-        rows = np.array([owners[option.prefix] for option in run])
-        before = lengths[rows]
-        options_cache = engine.new_cache(len(run))
-        if before.any():
-            options_cache.write([tensor[rows, :, : before.max()] for tensor in cache], before)
+    for part in _runs(engine, [len(prefix) for prefix in prefixes]):
+        run = prefixes[part]
+        beginnings = _run_prefixes(engine, run)
+        rows = {prefix: row for row, prefix in enumerate(run)}
+        options = [option for prefix in run for option in by_prefix[prefix]]
+        results |= _score_options(engine, beginnings, rows, options)
+    return results
+
+
+def _run_prefixes(engine: Engine, prefixes: Sequence[TokenIds]) -> Cache:
+    """A cache of each prefix."""
+    lengths = np.array([len(prefix) for prefix in prefixes])
+    cache = engine.new_cache(len(prefixes))
+    if lengths.any():
+        # A run appends a token to each sequence at least.
+        counts = np.maximum(lengths, 1)
+        cache.append(_padded(prefixes), counts, places=np.zeros(0, np.int64))
+        cache.crop(lengths)
+    return cache
+
+
+def _score_options(
+    engine: Engine, beginnings: Cache, rows: Mapping[TokenIds, int], options: Sequence[_Option]
+) -> dict[_Option, Score]:
+    """Score options, each after its prefix, which is a row of `beginnings`."""
+    results: dict[_Option, Score] = {}
+    ordered = sorted(options, key=lambda option: len(option.fed))
+    for part in _runs(engine, [len(option.fed) for option in ordered]):
+        run = ordered[part]
+        cache = beginnings.fork(np.array([rows[option.prefix] for option in run]))
         wanted = _padded([option.wanted for option in run], -1)
         places = np.flatnonzero(wanted >= 0)
-        logits = options_cache.append(_padded([option.fed for option in run]), places=places)
+        logits = cache.append(_padded([option.fed for option in run]), places=places)
         starts = np.cumsum([0, *(len(option.fed) for option in run[:-1])])
         sums, greedy = _log_likelihoods(logits, wanted.ravel()[places], starts)
         results |= zip(run, zip(sums.tolist(), greedy.tolist(), strict=True), strict=True)
     return results
-
-
-def _run_prefixes(engine: Engine, prefixes: Sequence[TokenIds]) -> Tensors:
-    """The cache `[Q, K, P, D]` of each prefix, filled up on the right; empty if all are.
-
-    Args:
-        engine: runs the model.
-        prefixes: the longest first.
-    """
-    cache: Tensors = []
-    filled = [prefix for prefix in prefixes if prefix]
-    for run in _runs(engine, [len(prefix) for prefix in filled]):
-        ids = _padded(filled[run])
-        beginnings = engine.new_cache(len(ids))
-        beginnings.append(ids, places=np.zeros(0, np.int64))
-        parts = beginnings.read(ids.shape[1])
-        if not cache:
-            batch, length = len(prefixes), len(prefixes[0])
-            shapes = ((batch, part.shape[1], length, part.shape[3]) for part in parts)
-            cache = [np.zeros(s, part.dtype) for s, part in zip(shapes, parts, strict=True)]
-        for whole, part in zip(cache, parts, strict=True):
-            whole[run, :, : part.shape[2]] = part
-    return cache
 
 
 def _runs(engine: Engine, lengths: Sequence[int]) -> Iterator[slice]:

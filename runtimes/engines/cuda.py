@@ -17,7 +17,7 @@ there is no GPU.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
-    Tensors,
     check_counts,
     last_places,
 )
@@ -288,14 +287,10 @@ class CudaCache:
             part.update_inplace(contents)
         self.lengths[target] = length
 
-    def read(self, length: int) -> Tensors:
+    def fork(self, rows: Ids) -> CudaCache:
         """See `Cache`."""
-        return [part.numpy()[:, :, :length].astype(np.float32) for part in self._buffers.cache]
-
-    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
-        """See `Cache`."""
-        for held, part in zip(self._buffers.cache, parts, strict=True):
-            contents = np.zeros(held.shape(), np.float16)
-            contents[:, :, : part.shape[2]] = part
-            held.update_inplace(contents)
-        self.lengths[:] = lengths
+        copy = CudaCache(self._engine, len(rows))
+        for mine, its in zip(self._buffers.cache, copy._buffers.cache, strict=True):
+            its.update_inplace(mine.numpy()[rows])
+        copy.lengths[:] = self.lengths[rows]
+        return copy

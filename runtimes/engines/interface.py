@@ -6,8 +6,7 @@ own; shorter ones of a run are padded on the right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from atom_edge.errors import GenerationError
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
-Tensors = list[NDArray[Any]]
 Device = Literal["cpu", "cuda"]
 
 
@@ -75,15 +73,8 @@ class Cache(Protocol):
         """Make sequence `target` the first `length` tokens of sequence `source`."""
         ...
 
-    def read(self, length: int) -> Tensors:
-        """A copy of the first `length` rows of each cache tensor, `[B, K, length, D]`."""
-        ...
-
-    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
-        """Begin with rows that `read` gave, of which sequence b has `lengths[b]`.
-
-        The arrays may be the cache's from then on.
-        """
+    def fork(self, rows: Ids) -> Cache:
+        """A new cache whose sequences begin as copies of those of `rows`, int64 `[N]`."""
         ...
 
 

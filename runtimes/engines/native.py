@@ -7,8 +7,8 @@ its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,11 @@ from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
-    Tensors,
+    check_counts,
     check_fit,
     last_places,
 )
 from atom_edge.runtimes.providers import open_graph
-
-if TYPE_CHECKING:
-    pass
 
 PAGE_TOKENS = 16
 # Tokens for which a cache has room at first; then it doubles.
@@ -53,6 +50,7 @@ class NativeEngine:
 
     device: Device = "cpu"
     batches = True
+    copies = True
 
     def __init__(self, graph: bytes, context_length: int, threads: int | None = None) -> None:
         self.session = open_graph(graph, threads=threads, native=True)
@@ -60,7 +58,6 @@ class NativeEngine:
         inputs = {value.name: value.shape for value in self.session.get_inputs()}
         try:
             self.page_shape: tuple[int, ...] = tuple(inputs["cache"][1:])
-            self.head_size = int(self.session.get_modelmeta().custom_metadata_map["head_size"])
         except KeyError as error:
             raise BundleError(
                 f"The graph is not the operator over pages: it has no {error}; its inputs are "
@@ -132,13 +129,21 @@ class NativeCache:
     ) -> Logits:
         """See `Cache`."""
         batch, tokens = token_ids.shape
-        check_fit(int(self.lengths.max()), tokens, self._engine.context_length)
-        counts = np.full(batch, tokens) if counts is None else np.ascontiguousarray(counts)
-        places = last_places(tokens, counts) if places is None else np.ascontiguousarray(places)
+        counts = np.full(batch, tokens) if counts is None else counts
+        check_counts(self.lengths, counts, self._engine.context_length)
+        places = last_places(tokens, counts) if places is None else places
         self._make_room(int((self.lengths + counts).max()))
+        rows = np.flatnonzero(counts)
+        sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
-        ids = np.ascontiguousarray(token_ids, np.int64)
-        self._bind(ids, counts, places, logits)()
+        self._bind(
+            logits,
+            np.ascontiguousarray(token_ids[rows], np.int64),
+            counts[rows],
+            self.lengths[rows],
+            np.searchsorted(rows, sequence) * tokens + token,
+            self._page_table[rows],
+        )()
         self.lengths += counts
         return logits
 
@@ -150,29 +155,22 @@ class NativeCache:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
 
-    def read(self, length: int) -> Tensors:
-        """See `Cache`; rows past the length of a sequence are whatever the memory held."""
-        self._make_room(length)
-        layers = range(self._engine.page_shape[0])
-        return [
-            self._rows(layer, part)[:, :, :length].copy() for layer in layers for part in (0, 1)
-        ]
-
-    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
+    def copy(self, source: int, target: int, length: int) -> None:
         """See `Cache`."""
-        length = parts[0].shape[2]
-        self._make_room(length)
-        whole = -(-length // PAGE_TOKENS)
-        size = self._engine.head_size
-        for index, part in enumerate(parts):
-            batch, heads, _, _ = part.shape
-            padding = (whole * PAGE_TOKENS - length, self._padded_size - size)
-            rows = np.pad(part, ((0, 0), (0, 0), (0, padding[0]), (0, padding[1])))
-            rows = rows.reshape(batch, heads, whole, PAGE_TOKENS, self._padded_size)
-            is_value = index % 2
-            rows = rows.transpose((2, 0, 1, 3, 4) if is_value else (2, 0, 1, 4, 3))
-            self._part(index // 2, is_value)[:whole] = rows.reshape(whole, batch, heads, -1)
-        self.lengths[:] = lengths
+        used = -(-length // PAGE_TOKENS)
+        self._by_sequence[:used, target] = self._by_sequence[:used, source]
+        self.lengths[target] = length
+
+    def fork(self, rows: Ids) -> NativeCache:
+        """See `Cache`."""
+        copy = NativeCache(self._engine, len(rows))
+        copy.lengths[:] = self.lengths[rows]
+        longest = int(copy.lengths.max())
+        if longest > 0:
+            copy._make_room(longest)
+            used = -(-longest // PAGE_TOKENS)
+            copy._by_sequence[:used] = self._by_sequence[:used, rows]
+        return copy
 
     @property
     def _room(self) -> int:
@@ -180,28 +178,10 @@ class NativeCache:
         return min(self._page_table.shape[1] * PAGE_TOKENS, self._engine.context_length)
 
     @property
-    def _padded_size(self) -> int:
-        return self._engine.page_shape[-1] // PAGE_TOKENS
-
-    def _part(self, layer: int, part: int) -> Pages:
-        """Keys (0) or values (1) of a layer, `[M, B, K, 16 * D]` for M pages of each sequence."""
+    def _by_sequence(self) -> Pages:
+        """The pages `[M, B, ...]` for M pages of each sequence."""
         batch, count = self._page_table.shape
-        return self._pages[: batch * count, layer, part].reshape(
-            count, batch, *self._engine.page_shape[2:]
-        )
-
-    def _rows(self, layer: int, part: int) -> Pages:
-        """The same in the order of the tokens, `[B, K, 16 * M, D]`."""
-        pages = self._part(layer, part)
-        count, batch, heads, _ = pages.shape
-        if part == 0:
-            pages = pages.reshape(count, batch, heads, self._padded_size, PAGE_TOKENS)
-            rows = pages.transpose(1, 2, 0, 4, 3)
-        else:
-            pages = pages.reshape(count, batch, heads, PAGE_TOKENS, self._padded_size)
-            rows = pages.transpose(1, 2, 0, 3, 4)
-        rows = rows.reshape(batch, heads, count * PAGE_TOKENS, self._padded_size)
-        return rows[..., : self._engine.head_size]
+        return self._pages[: batch * count].reshape(count, batch, *self._engine.page_shape)
 
     def _make_room(self, length: int) -> None:
         """Let each sequence have pages for at least `length` tokens."""
@@ -224,17 +204,26 @@ class NativeCache:
         self._step = None
 
     def _bind_step(self) -> Callable[[], None]:
-        return self._bind(self._one_token, self._ones, self._last_places, self._logits)
+        return self._bind(
+            self._logits,
+            self._one_token,
+            self._ones,
+            self.lengths,
+            self._last_places,
+            self._page_table,
+        )
 
-    def _bind(self, ids: Ids, counts: Ids, places: Ids, logits: Logits) -> Callable[[], None]:
+    def _bind(
+        self, logits: Logits, ids: Ids, counts: Ids, lengths: Ids, places: Ids, pages: Ids
+    ) -> Callable[[], None]:
         """Bind the arrays; the function returned runs the operator over what they hold then."""
         binding = self._engine.session.io_binding()
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "counts": counts,
-            "past_lengths": self.lengths,
+            "past_lengths": lengths,
             "logit_rows": places,
-            "pages": self._page_table,
+            "pages": pages,
             "cache": self._pages,
             **_NO_LOOP,
         }

@@ -6,7 +6,6 @@ V the vocabulary. K and D may differ from layer to layer; they are read from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,7 +17,6 @@ from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
-    Tensors,
     check_counts,
     last_places,
 )
@@ -26,6 +24,8 @@ from atom_edge.runtimes.providers import open_graph
 
 if TYPE_CHECKING:
     import onnxruntime
+
+Tensors = list[NDArray[Any]]
 
 # Rows by which a cache grows.
 _ROWS = 64
@@ -160,7 +160,9 @@ class PortableCache:
         last = self._engine.context_length - 1
         positions = np.minimum(lengths[:, None] + np.arange(tokens), last)
         whole = len(rows) == batch
-        past = self.read(before) if whole else [part[rows, :, :before] for part in self._parts]
+        past = (
+            self._first_rows(before) if whole else [part[rows, :, :before] for part in self._parts]
+        )
         ids = np.ascontiguousarray(token_ids[rows], np.int64)
         logits, present = self._engine.graph.run(ids, mask, past, positions)
         if whole and before == lengths.min():
@@ -206,13 +208,15 @@ class PortableCache:
             part[target, :, :length] = part[source, :, :length]
         self.lengths[target] = length
 
-    def read(self, length: int) -> Tensors:
-        """See `Cache`; rows that are there already are not copied."""
+    def fork(self, rows: Ids) -> PortableCache:
+        """See `Cache`."""
+        copy = PortableCache(self._engine, len(rows))
+        copy._parts = [part[rows] for part in self._parts]
+        copy.lengths = self.lengths[rows]
+        return copy
+
+    def _first_rows(self, length: int) -> Tensors:
+        """Each part's first rows; not copied where those are all."""
         if self._parts[0].shape[2] == length:
             return self._parts
         return [np.ascontiguousarray(part[:, :, :length]) for part in self._parts]
-
-    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
-        """See `Cache`."""
-        self._parts = list(parts)
-        self.lengths = lengths.copy()

@@ -13,7 +13,7 @@ next real one overwrites.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
-    Tensors,
     check_counts,
     check_fit,
     last_places,
@@ -219,18 +218,17 @@ class StaticCache:
             view[target, :, :length] = view[source, :, :length]
         self.lengths[target] = length
 
-    def read(self, length: int) -> Tensors:
+    def fork(self, rows: Ids) -> StaticCache:
         """See `Cache`."""
-        return [self._view(buffer, self._rows)[:, :, :length].copy() for buffer in self._buffers]
-
-    def write(self, parts: Sequence[NDArray[Any]], lengths: Ids) -> None:
-        """See `Cache`."""
-        rows = parts[0].shape[2]
-        self._make_room(rows)
-        for buffer, part in zip(self._buffers, parts, strict=True):
-            if rows:
-                self._view(buffer, self._rows)[:, :, :rows] = part
-        self.lengths[:] = lengths
+        copy = StaticCache(self._engine, len(rows))
+        copy.lengths[:] = self.lengths[rows]
+        longest = int(copy.lengths.max())
+        if longest > 0:
+            copy._make_room(longest)
+            for mine, its in zip(self._buffers, copy._buffers, strict=True):
+                begun = self._view(mine, self._rows)[rows, :, :longest]
+                copy._view(its, copy._rows)[:, :, :longest] = begun
+        return copy
 
     def _view(self, buffer: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
         shape = (self._batch_size, self._engine.kv_heads, rows, self._engine.head_size)

@@ -188,17 +188,19 @@ def test_logits_of_any_places(
     assert engine.new_cache(2).append(ids, places=np.zeros(0, np.int64)).shape == (0, 4096)
 
 
-def test_rows_that_were_read_begin_another_cache(
+def test_a_cache_forks(
     engine: Engine, expected: Expected, assert_close: Callable[..., None]
 ) -> None:
     beginnings = engine.new_cache(2)
     beginnings.append(np.array([IDS[:30], IDS[40:70]]), np.array([30, 11]))
-    rows = [part[[1, 0, 1]] for part in beginnings.read(30)]
-    cache = engine.new_cache(3)
-    cache.write(rows, np.array([11, 30, 11]))
+    cache = beginnings.fork(np.array([1, 0, 1]))
+    beginnings.step(np.array([5, 6]))
+    assert cache.lengths.tolist() == [11, 30, 11]
     logits = cache.append(np.array([IDS[80:83]] * 3))
     short, long = expected(IDS[40:51] + IDS[80:83]), expected(IDS[:30] + IDS[80:83])
     assert_close(logits, np.stack([short, long, short]))
+    begun = engine.new_cache(2).fork(np.array([1])).append(np.array([IDS[:3]]))
+    assert_close(begun, expected(IDS[:3])[None])
 
 
 def test_the_context_is_a_limit(engine: Engine) -> None:

@@ -61,12 +61,14 @@ def test_a_batch_and_a_decoder_that_goes_on_have_the_text_of_one_alone(
 ) -> None:
     session = AtomSession.from_pretrained(small_int8_bundle)
     prompts = ["The water", "A much longer prompt about the sea and its fishes", ""]
-    alone = [session.generate(prompt, max_new_tokens=40).token_ids for prompt in prompts]
-    together = session.generate_batch(prompts, max_new_tokens=40)
+    alone = [
+        session.generate(prompt, max_new_tokens=40, temperature=0).token_ids for prompt in prompts
+    ]
+    together = session.generate_batch(prompts, max_new_tokens=40, temperature=0)
     assert [reply.token_ids for reply in together] == alone
     decoder = session.new_decoder()
     for prompt, expected in zip(prompts, alone, strict=True):
-        pieces = list(session.stream(prompt, decoder=decoder, max_new_tokens=40))
+        pieces = list(session.stream(prompt, decoder=decoder, max_new_tokens=40, temperature=0))
         assert tuple(piece.token_id for piece in pieces)[: len(expected)] == expected
 
 
