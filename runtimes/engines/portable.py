@@ -215,8 +215,10 @@ class PortableCache:
         copy.lengths = self.lengths[rows]
         return copy
 
-    def _first_rows(self, length: int) -> Tensors:
-        """Each part's first rows; not copied where those are all."""
+    def _first_rows(self, length: int, sequences: Ids | None) -> Tensors:
+        """The first rows of some sequences or, if None, of all; not copied where that is all."""
+        if sequences is not None:
+            return [part[sequences, :, :length] for part in self._parts]
         if self._parts[0].shape[2] == length:
             return self._parts
         return [np.ascontiguousarray(part[:, :, :length]) for part in self._parts]

@@ -16,12 +16,14 @@ from atom_edge.bundle import open_bundle
 from atom_edge.checkpoint import open_snapshot
 from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
-from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO
+from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, NATIVE_MAX_KL
+from atom_edge.exporters.native import SCHEMES
 from atom_edge.exporters.origin import locate_origin
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.repeat import check, validate_bundle
 from atom_edge.exporters.trace import trace
-from atom_edge.manifest import Measured, Validation
+from atom_edge.manifest import Measured, Role, Validation
+from atom_edge.runtimes.session import AtomSession
 
 BUNDLE_FILES = {
     "README.md",
@@ -62,7 +64,7 @@ def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
 
 def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
-    graphs = {f"onnx/{role}.onnx" for role in ("model_quantized", "prefill", "decode")}
+    graphs = {f"onnx/{role}.onnx" for role in ("model_quantized", "native", "prefill", "decode")}
     assert set(bundle.manifest.files) == BUNDLE_FILES | graphs
     validation = bundle.manifest.validation
     assert (validation.max_perplexity_ratio, validation.max_kl) == (MAX_PERPLEXITY_RATIO, MAX_KL)
@@ -75,6 +77,37 @@ def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle
     graph = ir.load(bundle.graph()).graph
     vocabulary = [v.name for v in graph.initializers.values() if v.const_value.size == 4096 * 64]
     assert len(vocabulary) == 1, "the tied embedding is stored once"
+
+
+def test_the_fastest_native_scheme_that_holds_is_taken(small_int8_bundle: Path) -> None:
+    validation = open_bundle(small_int8_bundle).manifest.validation
+    (taken,) = (one for one in validation.measured if one.path == "native")
+    schemes = [str(scheme) for scheme in SCHEMES]
+    faster = schemes[: schemes.index(taken.scheme)]
+    assert [one.scheme for one in validation.left_out if one.path == "native"] == faster
+    if taken.scheme != schemes[-1]:
+        assert value(taken, "mean_kl.prefill") <= NATIVE_MAX_KL
+
+
+def test_a_bundle_may_have_the_native_graph_alone(small_snapshot: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no graphs for the target 'native'.* 'none'"):
+        pipeline.export(open_snapshot(small_snapshot), tmp_path / "float", target="native")
+    bundle = tmp_path / "native"
+    pipeline.export(open_snapshot(small_snapshot), bundle, target="native", quantization="int8")
+    assert open_bundle(bundle).roles == (Role.NATIVE,)
+    assert len(AtomSession.from_pretrained(bundle).generate("Water", max_new_tokens=3).token_ids)
+    check(validate_bundle(bundle, against=small_snapshot))
+
+
+def test_without_the_library_there_is_no_native_graph(
+    small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atom_edge.runtimes.native.library", lambda: None)
+    snapshot = open_snapshot(small_snapshot)
+    with pytest.raises(ExportError, match=r"'native' was not built. Install a C\+\+ compiler"):
+        pipeline.export(snapshot, tmp_path / "native", target="native", quantization="int8")
+    pipeline.export(snapshot, tmp_path / "portable", quantization="int8")
+    assert Role.NATIVE not in open_bundle(tmp_path / "portable").roles
 
 
 def test_the_configuration_reads_as_a_llama(small_bundle: Path) -> None:

@@ -13,6 +13,7 @@ from atom_edge.runtimes import native
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.static import StaticEngine
+from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.session import AtomSession
 
 CONTEXT = 128
@@ -60,15 +61,14 @@ def test_a_batch_and_a_decoder_that_goes_on_have_the_text_of_one_alone(
     small_int8_bundle: Path,
 ) -> None:
     session = AtomSession.from_pretrained(small_int8_bundle)
+    options: Options = {"max_new_tokens": 40, "temperature": 0}
     prompts = ["The water", "A much longer prompt about the sea and its fishes", ""]
-    alone = [
-        session.generate(prompt, max_new_tokens=40, temperature=0).token_ids for prompt in prompts
-    ]
-    together = session.generate_batch(prompts, max_new_tokens=40, temperature=0)
+    alone = [session.generate(prompt, **options).token_ids for prompt in prompts]
+    together = session.generate_batch(prompts, **options)
     assert [reply.token_ids for reply in together] == alone
     decoder = session.new_decoder()
     for prompt, expected in zip(prompts, alone, strict=True):
-        pieces = list(session.stream(prompt, decoder=decoder, max_new_tokens=40, temperature=0))
+        pieces = list(session.stream(prompt, decoder=decoder, **options))
         assert tuple(piece.token_id for piece in pieces)[: len(expected)] == expected
 
 
