@@ -87,6 +87,9 @@ _OUTPUTS: dict[Role, dict[str, Pattern]] = {
     Role.NATIVE: {
         **_CHOSEN,
         "cache_out": ("float32", (_FREE, _FIXED, 2, _FIXED, _FIXED)),
+        "tokens": _IDS,
+        "top_tokens": ("int64", (_FREE, _FREE, _FREE)),
+        "log_probabilities": ("float64", (_FREE, _FREE, _FREE)),
     },
 }
 # The cache's tensors, where they are inputs and outputs of their own for each layer.

@@ -147,9 +147,11 @@ class NativeCache:
         self.lengths += counts
         return logits
 
-    def step_greedily(self, token_ids: Ids) -> Ids:
+    def step_greedily(self, token_ids: Ids, counts: Ids | None = None) -> Ids:
         """See `Cache`."""
-        return self.step(token_ids).argmax(axis=1)
+        if counts is None or counts.all():
+            return self.step(token_ids).argmax(axis=1)
+        return self.append(token_ids[:, None], counts).argmax(axis=1)
 
     def crop(self, lengths: Ids) -> None:
         """See `Cache`."""

@@ -160,9 +160,7 @@ class PortableCache:
         last = self._engine.context_length - 1
         positions = np.minimum(lengths[:, None] + np.arange(tokens), last)
         whole = len(rows) == batch
-        past = (
-            self._first_rows(before) if whole else [part[rows, :, :before] for part in self._parts]
-        )
+        past = self._first_rows(before, None if whole else rows)
         ids = np.ascontiguousarray(token_ids[rows], np.int64)
         logits, present = self._engine.graph.run(ids, mask, past, positions)
         if whole and before == lengths.min():
