@@ -1,10 +1,13 @@
-"""Bar charts as SVG, for pictures that need no plotting library."""
+"""Bar charts: as SVG without a plotting library, and as PNG with one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from atom_edge.errors import MissingExtraError
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 760, 26, 250, 90, 44
 
@@ -37,15 +40,50 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
     )
 
 
+def draw_chart(title: str, unit: str, bars: Sequence[Bar], path: Path) -> None:
+    """Write the picture of horizontal bars to a file: PNG where its name ends in `.png`, else SVG.
+
+    Raises:
+        MissingExtraError: for a PNG, without the package that draws it.
+    """
+    if path.suffix != ".png":
+        path.write_text(bar_chart(title, unit, bars), encoding="utf-8")
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("A picture as PNG", "picture", "matplotlib") from error
+    figure = Figure(figsize=(7.6, 0.6 + 0.26 * len(bars)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(
+        [bar.label for bar in bars],
+        [bar.value for bar in bars],
+        xerr=[bar.error for bar in bars],
+        color=[_color(bar) for bar in bars],
+    )
+    axes.bar_label(drawn, [_number(bar) for bar in bars], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_title(f"{title} ({unit})", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def _color(bar: Bar) -> str:
+    return "#2da44e" if bar.highlighted else "#8c959f"
+
+
+def _number(bar: Bar) -> str:
+    return f"{bar.value:,.0f}" if bar.value >= 100 else f"{bar.value:.3g}"
+
+
 def _row(bar: Bar, top: float, scale: float) -> str:
     length, middle = bar.value * scale, top + _ROW / 2
-    color = "#2da44e" if bar.highlighted else "#8c959f"
     low, high = _LEFT + length - bar.error * scale, _LEFT + length + bar.error * scale
-    number = f"{bar.value:,.0f}" if bar.value >= 100 else f"{bar.value:.3g}"
     return (
         f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end">{escape(bar.label)}</text>'
         f'<rect x="{_LEFT}" y="{top + 4}" width="{length:.1f}" height="{_ROW - 8}" rx="2" '
-        f'fill="{color}"/>'
+        f'fill="{_color(bar)}"/>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}" stroke="#24292f"/>'
-        f'<text x="{high + 8:.1f}" y="{middle + 4}">{number}</text>'
+        f'<text x="{high + 8:.1f}" y="{middle + 4}">{_number(bar)}</text>'
     )

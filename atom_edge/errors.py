@@ -123,11 +123,16 @@ class EvaluationError(AtomEdgeError):
     """A task or its data cannot be used."""
 
 
+def how_to_install(extra: str) -> str:
+    """What to type for an extra: the package is on no index, so it comes from its source."""
+    return f"Run, in the source folder of atom-edge: pip install '.[{extra}]'"
+
+
 class MissingExtraError(AtomEdgeError):
     """An optional dependency is not installed."""
 
     def __init__(self, purpose: str, extra: str, module: str) -> None:
         super().__init__(
             f"{purpose} needs the package '{module}', which is not installed. "
-            f"Install it with: pip install 'atom-edge[{extra}]'"
+            f"{how_to_install(extra)}"
         )

@@ -45,6 +45,15 @@ def int8_features() -> frozenset[str] | None:
     return _linux_arm_features() if arm else _linux_x86_features(_CPUINFO)
 
 
+def cpu_name() -> str:
+    """What the maker calls the CPU, or its architecture where the system does not say."""
+    try:
+        found = re.search(r"^model name\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
 def _windows_features(arm: bool) -> frozenset[str]:
     number, name = (_PF_ARM_DOT_PRODUCT, "dotprod") if arm else (_PF_AVX2, "avx2")
     present = ctypes.CDLL("kernel32").IsProcessorFeaturePresent(number)

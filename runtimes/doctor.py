@@ -15,7 +15,7 @@ import numpy as np
 
 from atom_edge import __version__
 from atom_edge.bundle import open_bundle
-from atom_edge.errors import AtomEdgeError, MissingExtraError, ProviderError
+from atom_edge.errors import AtomEdgeError, MissingExtraError, ProviderError, how_to_install
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes import native
 from atom_edge.runtimes.cpu import has_fast_blocks, int8_features
@@ -32,7 +32,7 @@ from atom_edge.runtimes.providers import (
     usable_cores,
 )
 
-Status = Literal["ok", "warning", "error"]
+Status = Literal["ok", "info", "warning", "error"]
 
 OLDEST = (1, 26)
 # Versions that pip may have kept and that are known to fail: version -> (machines, what happens).
@@ -57,7 +57,8 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        status: "ok"; "warning", when something works less well; "error", when it does not work.
+        status: "ok"; "info", for something optional that is not there; "warning", when something
+            works less well; "error", when it does not work.
         detail: what was found.
         remedy: what to do; empty when it is ok.
     """
@@ -129,7 +130,7 @@ def _onnxruntime() -> Finding:
         )
     machines, fault = KNOWN_BAD.get(version, ((), ""))
     if fault and (machines is None or platform.machine().lower() in machines):
-        upgrade = f"Run: pip install 'atom-edge[{extra}]' --upgrade"
+        upgrade = f"{how_to_install(extra)} --upgrade"
         return Finding(name, "error", f"{detail}: {fault}", upgrade)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
@@ -137,7 +138,7 @@ def _onnxruntime() -> Finding:
             name,
             "error",
             f"{detail}, and bundles need {oldest} or later",
-            f"Run: pip install 'atom-edge[{extra}]' --upgrade",
+            f"{how_to_install(extra)} --upgrade",
         )
     return Finding(name, "ok", detail)
 
@@ -237,7 +238,10 @@ def _native_library() -> Finding:
 
 def _threads() -> Finding:
     usable, present = usable_cores(), os.cpu_count() or 1
-    detail = f"1 for a graph under 16 MB, else {default_threads()}, of {usable} usable cores"
+    default = default_threads()
+    detail = f"{default} of {usable} usable cores"
+    if default > 1:
+        detail += ", and 1 for a small model"
     if usable < present:
         detail += f" ({present} in the machine)"
     return Finding("threads", "ok", detail)
@@ -264,7 +268,8 @@ def _export_extra() -> Finding:
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        return Finding(name, "ok", f"without {', '.join(missing)}: bundles run, none can be made")
+        detail = f"without {', '.join(missing)}: bundles run here, and none can be made"
+        return Finding(name, "info", detail, how_to_install("export"))
     return Finding(name, "ok", "installed")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from atom_edge.errors import MissingExtraError, ProviderError
+from atom_edge.errors import MissingExtraError, ProviderError, how_to_install
 
 CPU, GPU = "onnxruntime", "onnxruntime-gpu"
 FLAVOURS = (
@@ -78,7 +78,7 @@ def mixture(flavours: dict[str, str]) -> str | None:
 def how_to_mend(flavours: dict[str, str], extra: str) -> str:
     """The commands that leave one whole onnxruntime."""
     names = " ".join(flavours) or CPU
-    return f"Run: pip uninstall -y {names}; then: pip install 'atom-edge[{extra}]'"
+    return f"Run: pip uninstall -y {names}. {how_to_install(extra)}"
 
 
 def _named(flavours: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -33,7 +34,7 @@ app = typer.Typer(
     name="atom-edge",
     help="From a PyTorch checkpoint to text on small machines, through ONNX Runtime.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -56,17 +57,43 @@ def _root(
     pass
 
 
-app.command("bench")(bench)
-app.command("chat")(chat)
-app.command("doctor")(doctor)
-app.command("eval")(eval_command)
-app.command("export")(export_command)
-app.command("generate")(generate)
-app.command("inspect")(inspect_command)
-app.command("pretrain")(pretrain)
-app.command("serve")(serve)
-app.command("train-tokenizer")(train_tokenizer)
-app.command("validate")(validate_command)
+# Each command, and lines that show how it is used.
+_COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, ...]], ...] = (
+    ("bench", bench, ("bench", "bench my-bundle --threads 1,2 --batch 1,8 --picture speed.png")),
+    ("chat", chat, ("chat", "chat my-bundle --temperature 0.4 --system 'Be brief.'")),
+    ("doctor", doctor, ("doctor",)),
+    ("eval", eval_command, ("eval --tasks perplexity", "eval my-bundle --tasks piqa --limit 200")),
+    (
+        "export",
+        export_command,
+        ("export SNAPSHOT --quantize int8 -o my-bundle", "export ORG/NAME --target cuda -o b"),
+    ),
+    (
+        "generate",
+        generate,
+        (
+            'generate "The water cycle is" --temperature 0',
+            r'generate "Once" --stop "\n" --seed 7 --json',
+            'echo "Hello" | atom-edge generate --chat --bundle my-chat-bundle',
+        ),
+    ),
+    ("inspect", inspect_command, ("inspect", "inspect my-bundle --all")),
+    (
+        "pretrain",
+        pretrain,
+        ("pretrain atom-reference --data corpus -o run", "pretrain my.toml -o run --resume"),
+    ),
+    ("serve", serve, ("serve my-bundle --port 8000", "serve my-bundle --api-key-file keys.txt")),
+    ("train-tokenizer", train_tokenizer, ("train-tokenizer corpus -o tokenizer",)),
+    (
+        "validate",
+        validate_command,
+        ("validate my-bundle", "validate my-bundle --against SNAPSHOT --validate full"),
+    ),
+)
+for _name, _command, _examples in _COMMANDS:
+    _lines = [line if "| atom-edge" in line else f"atom-edge {line}" for line in _examples]
+    app.command(_name, epilog="\n\n".join(["Examples:", *_lines]))(_command)
 
 
 def main() -> None:

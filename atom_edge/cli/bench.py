@@ -43,12 +43,19 @@ def bench(
         typer.Option("--threads", "-t", help="Threads, as a list; a session's own by default."),
     ] = None,
     repetitions: Annotated[
-        int, typer.Option("--repetitions", "-r", min=1, help="Runs of each test, after a warm-up.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            "--repetitions",
+            "-r",
+            min=1,
+            help="Runs of each test, after a warm-up; 5, and more until 2 s have passed.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the results into this SVG file.")
+        Path | None, typer.Option(help="Also draw the results into this .svg or .png file.")
     ] = None,
 ) -> None:
     """Measure prompt processing (pp) and generation (tg), tokens a second, mean and deviation.
@@ -61,6 +68,8 @@ def bench(
     from atom_edge.runtimes.benchmark import Test, measure
     from atom_edge.runtimes.providers import default_threads
 
+    if picture is not None and picture.suffix not in (".svg", ".png"):
+        raise typer.BadParameter("A picture ends in .svg or .png.", param_hint="--picture")
     kinds = [(n, 0) for n in _numbers(prompt)] + [(0, n) for n in _numbers(generate)]
     opened = open_bundle(bundle_path() if bundle is None else bundle)
     default = default_threads(opened.graph(opened.roles[0]))
@@ -79,7 +88,7 @@ def bench(
             results.append(result)
             step(f"{len(results)} of {len(tests)} tests")
     if picture is not None:
-        _draw(results, picture)
+        _draw(opened.manifest.source.repo or opened.path.name, results, picture)
     _print_json(results) if as_json else _print(results, output)
 
 
@@ -142,15 +151,21 @@ def _print_json(results: list[Result]) -> None:
     typer.echo(json.dumps({"onnxruntime": onnxruntime.__version__, "results": summary}, indent=2))
 
 
-def _draw(results: list[Result], picture: Path) -> None:
-    from atom_edge.chart import Bar, bar_chart
+def _draw(model: str, results: list[Result], picture: Path) -> None:
+    from atom_edge.chart import Bar, draw_chart
+    from atom_edge.runtimes.cpu import cpu_name
 
     bars = [
         Bar(
-            f"{result.test.name}, {result.test.threads} threads, batch {result.test.batch_size}",
+            f"{result.test.name}, {_counted(result.test.threads, 'thread')}, "
+            f"batch {result.test.batch_size}",
             result.mean,
             result.deviation,
         )
         for result in results
     ]
-    picture.write_text(bar_chart("atom-edge bench", "tokens a second", bars), encoding="utf-8")
+    draw_chart(f"{model} on {cpu_name()}", "tokens a second", bars, picture)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+_COLOURS = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 
 
 def doctor(

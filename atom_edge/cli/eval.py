@@ -12,8 +12,13 @@ _DEFAULT_TASKS = "arc_easy,arc_challenge,hellaswag,piqa"
 
 def eval_command(
     target: Annotated[
-        str, typer.Argument(help="A bundle's folder, or a snapshot's folder or hub id.")
-    ],
+        str | None,
+        typer.Argument(
+            help="A bundle's folder, or a snapshot's folder or hub id; the reference bundle when "
+            "omitted.",
+            show_default=False,
+        ),
+    ] = None,
     tasks: Annotated[
         str,
         typer.Option(
@@ -48,12 +53,14 @@ def eval_command(
 
     from atom_edge.cli.extras import needs_extra
     from atom_edge.evaluation import hide_inner_bars
+    from atom_edge.reference import bundle_path
 
     hide_inner_bars()
     with needs_extra("atom-edge eval", "eval"):
         from atom_edge.evaluation.run import evaluate
 
     start = time.monotonic()
+    target = target or str(bundle_path())
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     model, results = evaluate(
         target,

@@ -21,9 +21,12 @@ def inspect_command(
         Path | None,
         typer.Argument(help="The bundle; without it, the reference bundle.", show_default=False),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also show hashes, provenance, inputs, tensors.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Verify a bundle and show its files, graphs, sizes, validation and provenance.
+    """Verify a bundle and show its files, graphs, sizes and validation.
 
     Needs none of the extras, and runs nothing of the bundle.
     """
@@ -40,7 +43,7 @@ def inspect_command(
     if as_json:
         typer.echo(format_json(_as_dict(opened, graphs)).decode(), nl=False)
     else:
-        _print(opened, graphs)
+        _print(opened, graphs, everything)
 
 
 def _as_dict(bundle: Bundle, graphs: dict[str, Graph]) -> dict[str, Any]:
@@ -70,41 +73,69 @@ def _graph_as_dict(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _print(bundle: Bundle, graphs: dict[str, Graph]) -> None:
+def _print(bundle: Bundle, graphs: dict[str, Graph], everything: bool) -> None:
     from rich.console import Console
 
     from atom_edge.cli.figures import figure_table
 
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_manifest_table(bundle))
-    console.print(_file_table(bundle))
-    for role, graph in graphs.items():
-        _print_graph(console, role, graph)
+    console.print(_manifest_table(bundle, everything))
+    console.print(_file_table(bundle, everything))
+    if everything:
+        for role, graph in graphs.items():
+            _print_graph(console, role, graph)
+    else:
+        console.print(_graph_table(graphs))
     if bundle.manifest.validation.measured:
         console.print(figure_table(bundle.manifest.validation, "validation against PyTorch"))
 
 
-def _manifest_table(bundle: Bundle) -> Any:
+def _manifest_table(bundle: Bundle, everything: bool) -> Any:
     import msgspec
     from rich.table import Table
 
+    manifest = bundle.manifest
     table = Table(title=_text(f"{bundle.path}: verified"), title_justify="left", show_header=False)
     for key in ("format_version", "target", "quantization", "scheme", "opset", "context_length"):
-        table.add_row(key, _text(getattr(bundle.manifest, key)))
+        table.add_row(key, _text(getattr(manifest, key)))
+    if not everything:
+        table.add_row("source", _text(manifest.source.repo))
+        return table
     for title in ("source", "created_by"):
         table.add_section()
-        for key, value in msgspec.to_builtins(getattr(bundle.manifest, title)).items():
-            table.add_row(_text(f"{title}: {key}"), _text(_plain(value)))
+        for key, value in msgspec.to_builtins(getattr(manifest, title)).items():
+            if value is not None:
+                table.add_row(_text(f"{title}: {key}"), _text(_plain(value)))
     return table
 
 
-def _file_table(bundle: Bundle) -> Any:
+def _file_table(bundle: Bundle, everything: bool) -> Any:
     from rich.table import Table
 
-    table = Table("file", "bytes", "sha256", title="files", title_justify="left")
+    hashes = ("sha256",) if everything else ()
+    table = Table("file", "bytes", *hashes, title="files", title_justify="left")
     table.columns[1].justify = "right"
     for name, entry in bundle.manifest.files.items():
-        table.add_row(_text(name), f"{entry.bytes:,}", entry.sha256[:16])
+        table.add_row(_text(name), f"{entry.bytes:,}", *([entry.sha256] if everything else []))
+    return table
+
+
+def _graph_table(graphs: dict[str, Graph]) -> Any:
+    from rich.table import Table
+
+    table = Table("graph", "nodes", "bytes of tensors", "operators", title_justify="left")
+    table.title = "graphs"
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for role, graph in graphs.items():
+        names = list(graph.operators)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        table.add_row(
+            role,
+            str(len(graph.nodes)),
+            f"{sum(tensor.bytes for tensor in graph.tensors):,}",
+            _text(", ".join(names[:3]) + more),
+        )
     return table
 
 

@@ -42,7 +42,10 @@ def pretrain(
     ] = False,
 ) -> None:
     """Train a model by a recipe; under torchrun, on several GPUs."""
-    from atom_edge.training.loop import pretrain as run
+    from atom_edge.cli.extras import needs_extra
+
+    with needs_extra("atom-edge pretrain", "train"):
+        from atom_edge.training.loop import pretrain as run
     from atom_edge.training.recipe import load_recipe
 
     snapshot = run(

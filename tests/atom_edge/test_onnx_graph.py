@@ -124,7 +124,7 @@ def test_inspect_prints_json(small_int8_bundle: Path) -> None:
 
 
 def test_inspect_prints_tables(small_int8_bundle: Path) -> None:
-    result = atom_edge("inspect", small_int8_bundle)
+    result = atom_edge("inspect", small_int8_bundle, "--all")
     assert result.returncode == 0, result.stderr
     for part in ("verified", "onnx/model_quantized.onnx", "MatMulNBits", "past_key_values.0.key"):
         assert part in result.stdout

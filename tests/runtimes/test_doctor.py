@@ -57,7 +57,7 @@ def test_two_flavours_in_one_folder_are_an_error(monkeypatch: pytest.MonkeyPatch
     assert finding.status == "error"
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1" in finding.detail
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.remedy
-    assert "atom-edge[cuda]" in finding.remedy
+    assert "pip install '.[cuda]'" in finding.remedy
 
 
 def test_files_of_another_version_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_an_onnxruntime_that_cannot_be_imported_says_why(monkeypatch: pytest.Mon
     with pytest.raises(ProviderError, match=r"onnxruntime \S+ cannot be imported: .*uninstall"):
         import_onnxruntime()
     monkeypatch.setattr(installation, "installed_flavours", dict)
-    with pytest.raises(MissingExtraError, match=r"atom-edge\[cuda\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .\.\[cuda\]"):
         import_onnxruntime("cuda")
 
 

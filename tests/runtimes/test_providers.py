@@ -38,7 +38,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cuda")
 def test_cuda_that_cannot_be_had_is_an_error(small_bundle: Path, small_cuda_bundle: Path) -> None:
     for bundle in (small_bundle, small_cuda_bundle):
-        with pytest.raises(ProviderError, match=r"no CUDA in it.*atom-edge\[cuda\]"):
+        with pytest.raises(ProviderError, match=r"no CUDA in it.*'\.\[cuda\]"):
             AtomSession.from_pretrained(bundle, provider="cuda")
 
 
@@ -111,7 +111,7 @@ def test_without_onnxruntime_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(installation, "installed_flavours", dict)
-    with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[cpu\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[cpu\]'"):
         open_graph(tmp_path / "model.onnx")
 
 

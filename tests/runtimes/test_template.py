@@ -146,5 +146,5 @@ def test_threads_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'atom-edge\[chat\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[chat\]'"):
         ChatTemplate(CHATML, {})

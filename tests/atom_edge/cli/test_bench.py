@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from atom_edge.chart import Bar, bar_chart
 from atom_edge.cli import app
+from atom_edge.runtimes.cpu import cpu_name
 
 SMALL = ["--prompt", "16", "--generate", "4", "--threads", "1", "--repetitions", "2"]
 
@@ -43,8 +44,23 @@ def test_csv_markdown_and_picture(small_bundle: Path, tmp_path: Path) -> None:
     assert [row["test"] for row in rows] == ["pp16", "tg4"]
     assert all(float(row["tokens/s"]) > 0 for row in rows)
     labels = [element.text for element in ET.parse(picture).getroot().iter() if element.text]
-    assert "tg4, 1 threads, batch 1" in labels
+    assert "tg4, 1 thread, batch 1" in labels
+    assert any(cpu_name() in label for label in labels)
     assert bench(str(small_bundle), *SMALL, "-o", "md").startswith("| test | threads |")
+
+
+def test_a_picture_as_png_is_one(small_bundle: Path, tmp_path: Path) -> None:
+    bench(str(small_bundle), *SMALL, "--picture", str(tmp_path / "bench.png"))
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    refused = CliRunner().invoke(app, ["bench", str(small_bundle), "--picture", "bench.gif"])
+    assert refused.exit_code == 2
+
+
+def test_repetitions_are_as_many_as_two_seconds_hold(small_bundle: Path) -> None:
+    arguments = (str(small_bundle), "--prompt", "16", "--generate", "4", "--json")
+    for result in json.loads(bench(*arguments))["results"]:
+        assert len(result["seconds"]) >= 5
+        assert sum(result["seconds"]) > 1.5
 
 
 def test_what_does_not_fit_the_context_is_refused_before_it_runs(small_bundle: Path) -> None:
