@@ -14,18 +14,11 @@ destination holds a whole bundle or what it held before.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
-import secrets
-import shutil
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -34,11 +27,10 @@ from atom_edge.border import format_json, read_file, read_json
 from atom_edge.errors import BundleError, IntegrityError
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import MANIFEST, FileEntry, Manifest, Role, parse_manifest
+from atom_edge.staging import clear_leftovers, staged_folder
 
 _MANIFEST_LIMIT = 2**20
 _TEMPLATE_LIMIT = 2**20
-# Of <fcntl.h> and <linux/fs.h>: paths from the working folder; swap the two names.
-_HERE, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -179,33 +171,21 @@ def write_bundle(destination: str | Path, *, force: bool = False) -> Iterator[Pa
     """Give a new folder beside `destination`; when the block ends well, it takes its place.
 
     An exception in the block, Ctrl+C included, removes the folder and leaves `destination` as it
-    was. With `force` an existing bundle or empty folder is replaced; nothing else ever is.
+    was. With `force` an existing bundle or empty folder is replaced; nothing else ever is. What an
+    export that was killed left there is cleared away.
 
     Raises:
         BundleError: before the block, if `destination` is taken; after it, if `seal` was not
             called.
     """
     target = Path(destination).resolve()
+    clear_leftovers(target)
     check_destination(target, force)
-    created = _make_parents(target)
-    staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    try:
-        with _signals_unwind():
-            staging.mkdir()
-            yield staging
-            if not (staging / MANIFEST).is_file():
-                raise BundleError(
-                    f"The bundle for {target} has no {MANIFEST}: it was never sealed."
-                )
-            _sync(staging)
-            check_destination(target, force)
-            _put_in_place(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+    with staged_folder(target) as staging:
+        yield staging
+        if not (staging / MANIFEST).is_file():
+            raise BundleError(f"The bundle for {target} has no {MANIFEST}: it was never sealed.")
+        check_destination(target, force)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -302,73 +282,3 @@ def _check_can_be_made(target: Path) -> None:
         raise BundleError(f"{target} cannot be made: {nearest} is not a folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise BundleError(f"{target} cannot be made: you may not write in {nearest}.")
-
-
-def _make_parents(target: Path) -> list[Path]:
-    """Create the folders above `target`; return those that are new, the deepest first."""
-    new = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return new
-
-
-def _sync(folder: Path) -> None:
-    """Ask the system to have every file on disk, so that no crash leaves half a bundle."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-
-
-def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; what stood there goes only when the new bundle is in place."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    if _exchange(staging, target):
-        shutil.rmtree(staging, ignore_errors=True)
-        return
-    old = staging.with_suffix(".old")
-    target.rename(old)
-    try:
-        staging.rename(target)
-    except BaseException as error:
-        if target.exists():
-            raise BundleError(
-                f"{target} was made by another program meanwhile; the bundle that stood there "
-                f"is now {old}."
-            ) from error
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders' names in a single step; False where the system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # only Linux's C libraries have it
-        return False
-    names = os.fsencode(one), os.fsencode(other)
-    done: int = rename(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE)
-    return done == 0
-
-
-@contextlib.contextmanager
-def _signals_unwind() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as an exception, so that it cleans up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in replaced:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in replaced:
-            signal.signal(number, signal.SIG_DFL)

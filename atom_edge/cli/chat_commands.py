@@ -14,6 +14,7 @@ from atom_edge.cli.terminal import note
 from atom_edge.errors import AtomEdgeError, GenerationError
 from atom_edge.runtimes.chat import Conversation
 from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, kind_of
+from atom_edge.staging import write_file
 
 # What has no meaning in a conversation.
 SETTABLE = tuple(name for name in OPTIONS if name != "logprobs")
@@ -142,11 +143,9 @@ def _save(conversation: Conversation, rest: str) -> str:
         text = json.dumps(conversation.messages, ensure_ascii=False, indent=1)
     else:
         text = _as_markdown(conversation) if conversation.is_chat else conversation.text
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError:
+    if path.exists():
         return f"{path} is there already. Nothing was saved; give another name."
+    write_file(path, f"{text}\n".encode("utf-8", "replace"))
     return f"Saved to {path}."
 
 

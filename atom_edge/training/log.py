@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_edge.errors import MissingExtraError, TrainingError
+from atom_edge.staging import write_file
 
 
 def append(path: Path, **record: Any) -> None:
@@ -30,7 +31,7 @@ def forget_after(path: Path, step: int) -> None:
     """Drop the records of steps after `step`, which a resumed run writes again."""
     if path.exists():
         kept = [record for record in read_log(path) if record["step"] <= step]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        write_file(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 def plot(log: Path, picture: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from atom_edge.errors import TrainingError
+from atom_edge.staging import write_file
 
 PAD, BOS, EOS, UNK, END_OF_TEXT = SPECIAL_TOKENS = (
     "<|pad|>",
@@ -113,4 +114,4 @@ def equal_shares(shards: Sequence[Iterator[str]], total_bytes: int) -> Iterator[
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -357,7 +357,7 @@ class TestWriting:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
     ) -> None:
         if not exchanges:
-            monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
+            monkeypatch.setattr("atom_edge.staging._exchange", lambda *_: False)
         make(folder, force=True, added__txt="new")
         assert (folder / "added.txt").exists()
         assert list(folder.parent.iterdir()) == [folder]
@@ -369,7 +369,7 @@ class TestWriting:
                 raise OSError("disk on fire")
             return rename(path, target)
 
-        monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
+        monkeypatch.setattr("atom_edge.staging._exchange", lambda *_: False)
         monkeypatch.setattr(Path, "rename", failing)
         with pytest.raises(OSError, match="on fire"):
             make(folder, force=True)
@@ -387,7 +387,7 @@ class TestWriting:
                 (target / "theirs").write_text("precious")
             return rename(path, target)
 
-        monkeypatch.setattr("atom_edge.bundle._exchange", lambda *_: False)
+        monkeypatch.setattr("atom_edge.staging._exchange", lambda *_: False)
         monkeypatch.setattr(Path, "rename", racing)
         with pytest.raises(BundleError, match=r"stood there is now .*\.old"):
             make(folder, force=True)

@@ -1,0 +1,67 @@
+"""A destination holds the old bundle or the new one, whatever happens to the writer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atom_edge.staging import clear_leftovers, write_file
+
+SEED = 13
+
+
+def attack(mode: str, place: Path, *numbers: int) -> dict[str, int]:
+    script = Path(__file__).with_name("writer.py")
+    command = [sys.executable, str(script), mode, str(place), *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    counts: dict[str, int] = json.loads(done.stdout)
+    print(f"seed {SEED}: {counts}")
+    return counts
+
+
+def test_a_writer_killed_at_two_hundred_moments(tmp_path: Path) -> None:
+    counts = attack("kill", tmp_path / "place" / "bundle", SEED, 200)
+    assert counts["old"] > 20
+    assert counts["new"] > 5
+
+
+def test_each_operation_of_a_write_fails_once(tmp_path: Path) -> None:
+    counts = attack("fail", tmp_path / "place" / "bundle")
+    assert counts["old"] > 20
+    assert (
+        counts["new"] > 0
+    )  # when the old one cannot be removed, the new one is there all the same
+
+
+def test_writers_at_the_same_time(tmp_path: Path) -> None:
+    assert attack("race", tmp_path / "place" / "bundle", 12)["wrote"] >= 1
+
+
+def test_a_bundle_that_a_killed_writer_had_moved_away_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".bundle.0123abcd.old").mkdir()
+    (tmp_path / ".bundle.0123abcd.old" / "manifest.json").write_text("{}")
+    (tmp_path / ".bundle.89ab0123.partial").mkdir()
+    (tmp_path / ".bundle.notes").write_text("precious")
+    clear_leftovers(tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.notes", "bundle"]
+    assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(tmp_path / "chat.txt", b"before")
+
+    def failing(_: int) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.fsync", failing)
+    with pytest.raises(OSError, match="full"):
+        write_file(tmp_path / "chat.txt", b"after")
+    assert (tmp_path / "chat.txt").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
