@@ -111,6 +111,28 @@ def open_bundle(path: str | Path) -> Bundle:
     root = Path(path)
     if not root.is_dir():
         raise BundleError(f"There is no bundle {root}: it is not a folder.")
+    before = _identity(root)
+    try:
+        bundle = _open(root)
+    except (BundleError, OSError):
+        if _identity(root) == before:
+            raise
+    else:
+        if _identity(root) == before:
+            return bundle
+    return open_bundle(path)  # an export has put another one in its place meanwhile
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What stays the same as long as the folder is not replaced by another."""
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _open(root: Path) -> Bundle:
     if not (root / MANIFEST).is_file():
         raise BundleError(
             f"{root} is not a bundle: it has no {MANIFEST}. "

