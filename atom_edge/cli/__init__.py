@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from atom_edge import __version__
+from atom_edge.cli.batch import batch
 from atom_edge.cli.bench import bench
 from atom_edge.cli.chat import chat
 from atom_edge.cli.doctor import doctor
@@ -59,6 +60,11 @@ def _root(
 
 # Each command, and lines that show how it is used.
 _COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, ...]], ...] = (
+    (
+        "batch",
+        batch,
+        ("batch requests.jsonl -o responses.jsonl", "batch in.jsonl -o out.jsonl --bundle b"),
+    ),
     ("bench", bench, ("bench", "bench my-bundle --threads 1,2 --batch 1,8 --picture speed.png")),
     ("chat", chat, ("chat", "chat my-bundle --temperature 0.4 --system 'Be brief.'")),
     ("doctor", doctor, ("doctor",)),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from atom_edge.errors import RequestError
 from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.reply import Piece, TokenLogprob
 from atom_edge.tokenizer import Tokenizer
@@ -183,4 +184,17 @@ def usage(choices: Sequence[Choice], replies: int) -> Json:
         "completion_tokens": made,
         "total_tokens": prompt + made,
         "prompt_tokens_details": {"cached_tokens": sum(task.cached_tokens for task in prompts)},
+    }
+
+
+def error_object(error: RequestError) -> Json:
+    """OpenAI's object of an error."""
+    return {
+        "error": {
+            "message": str(error),
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+            **error.figures,
+        }
     }

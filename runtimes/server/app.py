@@ -21,13 +21,12 @@ from starlette.routing import Route
 from atom_edge.errors import AtomEdgeError, RequestError
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.server import wire
-from atom_edge.runtimes.server.answers import Choice, Envelope, usage
+from atom_edge.runtimes.server.answers import Choice, Envelope, error_object, usage
 from atom_edge.runtimes.server.http import (
     EventStream,
     Gone,
     Guard,
     JsonResponse,
-    error_object,
     error_response,
     event,
     read_body,

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atom_edge.errors import RequestError
+from atom_edge.runtimes.server.answers import error_object
 
 T = TypeVar("T")
 _ENCODER = msgspec.json.Encoder()
@@ -30,19 +31,6 @@ class JsonResponse(Response):
     def render(self, content: Any) -> bytes:
         """See `Response`."""
         return _ENCODER.encode(content)
-
-
-def error_object(error: RequestError) -> dict[str, Any]:
-    """OpenAI's object of an error."""
-    return {
-        "error": {
-            "message": str(error),
-            "type": error.kind,
-            "param": error.param,
-            "code": error.code,
-            **error.figures,
-        }
-    }
 
 
 def error_response(error: RequestError) -> Response:
