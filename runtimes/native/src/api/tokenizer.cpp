@@ -1,47 +1,19 @@
 // The tokenizer's part of the C interface: no exception leaves it.
 #include <algorithm>
-#include <cstdio>
-#include <new>
 
-#include "error.h"
+#include "api/guarded.h"
 #include "text/tokenizer.h"
 
 struct atom_edge_tokenizer {
     atom_edge::Tokenizer inner;
 };
 
+using atom_edge::guarded;
+using atom_edge::require;
+
 namespace {
 
 constexpr uint64_t LARGEST_FILE = 256 << 20;
-
-template <class Result, class Body>
-Result guarded(atom_edge_error *error, Result failed, Body body) {
-    atom_edge_code code = ATOM_EDGE_OK;
-    const auto tell = [&](atom_edge_code what, const char *message) {
-        code = what;
-        if (error)
-            std::snprintf(error->message, sizeof error->message, "%s", message);
-    };
-    Result result = failed;
-    tell(ATOM_EDGE_OK, "");
-    try {
-        result = body();
-    } catch (const atom_edge::Error &problem) {
-        tell(problem.code, problem.what());
-    } catch (const std::bad_alloc &) {
-        tell(ATOM_EDGE_MEMORY, "There is no memory left");
-    } catch (const std::exception &problem) {
-        tell(ATOM_EDGE_BUNDLE, problem.what());
-    }
-    if (error)
-        error->code = code;
-    return result;
-}
-
-void require(bool given, const char *name) {
-    if (!given)
-        throw atom_edge::Error(ATOM_EDGE_ARGUMENT, std::string(name) + " is NULL");
-}
 
 } // namespace
 

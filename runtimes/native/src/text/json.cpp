@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "error.h"
@@ -304,7 +305,11 @@ Document::Document(std::string text, const std::string &name) : text_(std::move(
 }
 
 std::string read_file(const std::string &path, uint64_t most) {
-    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    std::error_code unknown;
+    // A pipe or a device would block, or never end.
+    if (!std::filesystem::is_regular_file(std::filesystem::u8path(path), unknown))
+        throw Error(ATOM_EDGE_BUNDLE, path + " is missing, or is not a regular file");
+    std::ifstream file(std::filesystem::u8path(path), std::ios::binary | std::ios::ate);
     if (!file)
         throw Error(ATOM_EDGE_BUNDLE, path + " cannot be opened: " + std::strerror(errno));
     const std::streamoff size = file.tellg();

@@ -187,20 +187,55 @@ std::vector<Split> read_splits(const json::Value &settings) {
     return steps;
 }
 
+namespace {
+
+constexpr char32_t FIRST_SUBSTITUTE = 0x100;
+
+bool is_printable(int byte) {
+    return (byte > 0x20 && byte < 0x7F) || (byte > 0xA0 && byte != 0xAD);
+}
+
+// Printable bytes stand for themselves, the others in turn for the characters from U+0100 on.
+struct Alphabet {
+    char32_t shown[256];
+    uint8_t substituted[256]; // the byte of each of those characters
+    char32_t end = FIRST_SUBSTITUTE;
+
+    Alphabet() {
+        for (int byte = 0; byte < 256; ++byte)
+            if (is_printable(byte)) {
+                shown[byte] = char32_t(byte);
+            } else {
+                substituted[end - FIRST_SUBSTITUTE] = uint8_t(byte);
+                shown[byte] = end++;
+            }
+    }
+};
+
+const Alphabet ALPHABET;
+
+} // namespace
+
 std::string byte_alphabet(std::string_view word) {
     std::string out;
-    for (const char c : word) {
-        const auto byte = uint8_t(c);
-        char32_t shown = byte;
-        if (byte <= 0x20)
-            shown = 0x100 + byte;
-        else if (byte >= 0x7F && byte <= 0xA0)
-            shown = 0x121 + (byte - 0x7F);
-        else if (byte == 0xAD)
-            shown = 0x143;
-        unicode::append(out, shown);
-    }
+    for (const char byte : word)
+        unicode::append(out, ALPHABET.shown[uint8_t(byte)]);
     return out;
+}
+
+bool from_byte_alphabet(std::string_view word, std::string &bytes) {
+    bytes.clear();
+    while (!word.empty()) {
+        const unicode::Character next = unicode::first(word);
+        if (next.code >= FIRST_SUBSTITUTE && next.code < ALPHABET.end)
+            bytes += char(ALPHABET.substituted[next.code - FIRST_SUBSTITUTE]);
+        else if (next.code < FIRST_SUBSTITUTE && is_printable(int(next.code)))
+            bytes += char(next.code);
+        else
+            return false;
+        word.remove_prefix(next.size);
+    }
+    return true;
 }
 
 } // namespace atom_edge

@@ -26,4 +26,7 @@ std::vector<Split> read_splits(const json::Value &settings);
 // A word in GPT-2's reversible alphabet, where every byte is a printable character.
 std::string byte_alphabet(std::string_view word);
 
+// The bytes that a word in that alphabet stands for; false if it has a character of no byte.
+bool from_byte_alphabet(std::string_view word, std::string &bytes);
+
 } // namespace atom_edge

@@ -11,6 +11,8 @@ namespace atom_edge {
 
 namespace {
 
+constexpr int64_t MOST_TOKENS = 1 << 24;
+
 uint64_t pair_of(uint32_t first, uint32_t second) { return uint64_t(first) << 32 | second; }
 
 [[noreturn]] void refuse(const std::string &what) {
@@ -24,7 +26,7 @@ bool is_set(const json::Value &settings, std::string_view key) {
 
 uint32_t id_of(const json::Value &value) {
     const int64_t id = value.integer();
-    if (id < 0 || id > INT32_MAX)
+    if (id < 0 || id >= MOST_TOKENS)
         throw Error(ATOM_EDGE_BUNDLE, "the token id " + std::to_string(id) + " is out of range");
     return uint32_t(id);
 }
@@ -45,6 +47,27 @@ Tokenizer::Tokenizer(const json::Value &settings) {
     read_model(settings.at("model"));
     if (const json::Value *tokens = settings.given("added_tokens"))
         read_added(*tokens);
+    list_tokens();
+}
+
+const std::string *Tokenizer::token(uint32_t id) const {
+    return id < tokens_.size() ? tokens_[id] : nullptr;
+}
+
+const uint32_t *Tokenizer::find(const std::string &token) const {
+    for (const auto *tokens : {&added_, &vocabulary_})
+        if (const auto found = tokens->find(token); found != tokens->end())
+            return &found->second;
+    return nullptr;
+}
+
+void Tokenizer::list_tokens() {
+    for (const auto *tokens : {&vocabulary_, &added_})
+        for (const auto &[token, id] : *tokens) {
+            if (id >= tokens_.size())
+                tokens_.resize(size_t(id) + 1);
+            tokens_[id] = &token;
+        }
 }
 
 void Tokenizer::read_model(const json::Value &model) {
@@ -101,6 +124,9 @@ void Tokenizer::read_added(const json::Value &tokens) {
         const auto known = vocabulary_.find(content);
         if (known != vocabulary_.end() && known->second != id)
             throw Error(ATOM_EDGE_BUNDLE, "the token " + content + " has two ids");
+        added_[content] = id;
+        if (is_set(token, "special"))
+            special_.insert(id);
         const bool after = is_set(token, "normalized");
         if (after && nfc_)
             content = unicode::nfc(content);
