@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import tokenizers
@@ -35,19 +35,21 @@ class Detokenizer(Protocol):
 
 def detokenizers(
     inner: tokenizers.Tokenizer, special_ids: Set[int]
-) -> Callable[[Sequence[int]], Detokenizer]:
+) -> tuple[Callable[[Sequence[int]], Detokenizer], Mapping[int, bytes] | None]:
     """What makes detokenizers for a tokenizer, from the ids that the text goes on from.
 
     Args:
         inner: the tokenizer; its decoder decides.
         special_ids: tokens that have no text.
+
+    Returns:
+        the maker; and the bytes of each token, None where a token alone has none.
     """
     steps = _steps(inner)
     kinds = [step["type"] for step in steps]
-    table: _Table
     if kinds == ["ByteLevel"]:
         table = _Table(inner, special_ids, _byte_level)
-        return lambda _: _TableDetokenizer(table, strip="", started=True)
+        return lambda _: _TableDetokenizer(table, strip="", started=True), table
     replaced = {
         step["pattern"]["String"]: step["content"]
         for step in steps
@@ -56,12 +58,15 @@ def detokenizers(
     strips = steps[-1]["start"] if kinds[-1:] == ["Strip"] else 0
     plain = ["Replace"] * len(replaced) + ["ByteFallback", "Fuse"]
     if kinds == plain or (kinds == [*plain, "Strip"] and steps[-1]["stop"] == 0 and strips == 1):
-        table = _Table(inner, special_ids, lambda token: _sentencepiece(token, replaced))
+        pieces = _Table(inner, special_ids, lambda token: _sentencepiece(token, replaced))
         strip = steps[-1]["content"] if strips else ""
-        return lambda after: _TableDetokenizer(
-            table, strip, started=any(table[token_id] for token_id in after)
+        return (
+            lambda after: _TableDetokenizer(
+                pieces, strip, started=any(pieces[token_id] for token_id in after)
+            ),
+            pieces,
         )
-    return lambda after: _WindowDetokenizer(inner, special_ids, after)
+    return lambda after: _WindowDetokenizer(inner, special_ids, after), None
 
 
 def _steps(inner: tokenizers.Tokenizer) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ class Tokenizer:
             for token_id, token in inner.get_added_tokens_decoder().items()
             if token.special
         }
-        self._new_detokenizer = detokenizers(inner, self._special_ids)
+        self._new_detokenizer, self._bytes = detokenizers(inner, self._special_ids)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -141,6 +141,13 @@ class Tokenizer:
         detokenizer = self.detokenizer(after=(token_id,))
         text = detokenizer.push(token_id)
         return text + detokenizer.flush()
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a token adds to a text; none for a special token or an id outside.
+
+        None where the vocabulary's decoder looks at more than one token.
+        """
+        return None if self._bytes is None else self._bytes[token_id]
 
     def detokenizer(self, after: Sequence[int] = ()) -> Detokenizer:
         """Start a text, or one that goes on from the ids `after`, whose text is not given again.

@@ -10,7 +10,7 @@ sequence that has left, or of one that runs, is used again for a prompt with the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -253,15 +253,24 @@ class Batch:
 
 def generate_batch(engine: Engine, replies: Sequence[Reply], end_ids: Set[int]) -> list[Generation]:
     """Make all replies, and return them in the same order."""
+    pieces: list[list[Piece]] = [[] for _ in replies]
+    for number, piece in stream_batch(engine, replies):
+        pieces[number].append(piece)
+    return [collect(each, end_ids) for each in pieces]
+
+
+def stream_batch(engine: Engine, replies: Sequence[Reply]) -> Iterator[tuple[int, Piece]]:
+    """Make all replies; yield their pieces as they come, each with the number of its reply."""
+    if not replies:
+        return
     batch = Batch(engine, min(len(replies), _SIZE[engine.device]))
-    pieces: dict[Task, list[Piece]] = {Task(reply): [] for reply in replies}
-    waiting = deque(pieces)
+    numbers = {Task(reply): number for number, reply in enumerate(replies)}
+    waiting = deque(numbers)
     while waiting or len(batch):
         for _ in range(min(batch.room, len(waiting))):
             batch.join(waiting.popleft())
         for task, piece in batch.run():
-            pieces[task].append(piece)
-    return [collect(each, end_ids) for each in pieces.values()]
+            yield numbers[task], piece
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ the reply.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from html import escape
 
 from atom_edge.errors import AtomEdgeError, GenerationError
 from atom_edge.runtimes.options import GenerationOptions, Options
@@ -38,6 +39,18 @@ class Conversation:
         self.last: Piece | None = None
         self._decoder = session.new_decoder()
         self.is_chat = session.is_chat
+
+    def __repr__(self) -> str:
+        return f"<Conversation of {len(self.messages)} messages with {self.session!r}>"
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: who said what."""
+        rows = (
+            f"<tr><td><b>{escape(message['role'])}</b></td>"
+            f"<td style='text-align: left'>{escape(message['content'])}</td></tr>"
+            for message in self.messages
+        )
+        return f"<table style='white-space: pre-wrap'>{''.join(rows)}</table>"
 
     @property
     def text(self) -> str:

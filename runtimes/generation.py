@@ -16,7 +16,7 @@ import numpy as np
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines.interface import Ids, Logits
-from atom_edge.runtimes.options import GenerationOptions
+from atom_edge.runtimes.options import GenerationOptions, LogitsProcessor
 from atom_edge.runtimes.prompt import Prompt
 from atom_edge.runtimes.reply import FinishReason, Piece, TokenLogprob
 from atom_edge.runtimes.sampling import (
@@ -119,10 +119,23 @@ def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
 
 def _chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:
     """The function from logits `[vocab]` to a token that the options ask for."""
-    sample = make_sampler(options)
-    if options.repetition_penalty == 1:
-        return sample
-    return _without_repetition(sample, prompt.token_ids, options.repetition_penalty)
+    choose = make_sampler(options)
+    if options.repetition_penalty != 1:
+        choose = _without_repetition(choose, prompt.token_ids, options.repetition_penalty)
+    return _processed(choose, options.logits_processors) if options.logits_processors else choose
+
+
+def _processed(sample: Sampler, processors: Sequence[LogitsProcessor]) -> Sampler:
+    reply: list[int] = []
+
+    def choose(logits: Logits) -> int:
+        for process in processors:
+            logits = process(reply, logits)
+        token = sample(logits)
+        reply.append(token)
+        return token
+
+    return choose
 
 
 def _without_repetition(sample: Sampler, prompt: Sequence[int], penalty: float) -> Sampler:

@@ -6,17 +6,33 @@ command line, `/set` in the chat and the errors follow from the field.
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import difflib
-import math
-import numbers
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atom_edge.errors import GenerationError
+from atom_edge.runtimes.kinds import (
+    CHOICES,
+    FUNCTIONS,
+    SCHEMA,
+    STOP,
+    SWITCH,
+    TEXT,
+    Kind,
+    integer,
+    number,
+    optional,
+)
+
+LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
+"""From the reply's token ids so far, and the logits `[V]` of what follows, to other logits `[V]`;
+minus infinity keeps a token from being chosen. The logits that it is given must not be changed."""
 
 
 class Options(TypedDict, total=False):
@@ -31,87 +47,16 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     logprobs: int | None
+    choices: Sequence[str]
+    regex: str | None
+    json_schema: Mapping[str, Any] | str | None
+    grammar: str | None
+    heal: bool
+    logits_processors: Sequence[LogitsProcessor]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What the values of an option are.
-
-    Attributes:
-        must_be: the end of "it must be ...".
-        parse: a caller's value to the typed one; ValueError or TypeError for any other.
-        from_text: the value that a written text stands for; ValueError where it stands for none.
-        written: the type that the command line reads; a list where the option may be repeated.
-    """
-
-    must_be: str
-    parse: Callable[[Any], Any]
-    from_text: Callable[[str], Any]
-    written: Any
-
-
-def _integer(low: int, high: int, must_be: str) -> Kind:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError
-        return number
-
-    return Kind(f"an integer, {must_be}", parse, int, int)
-
-
-def _number(holds: Callable[[float], bool], must_be: str) -> Kind:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError
-        number = float(value)
-        if not (math.isfinite(number) and holds(number)):
-            raise ValueError
-        return number
-
-    return Kind(f"a number, {must_be}", parse, float, float)
-
-
-def _optional(kind: Kind) -> Kind:
-    return Kind(
-        f"{kind.must_be}, or None",
-        lambda value: None if value is None else kind.parse(value),
-        lambda text: None if text.lower() in ("", "none") else kind.from_text(text),
-        kind.written,
-    )
-
-
-def _parse_stop(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
-        raise TypeError
-    texts = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(text, str) and text for text in texts):
-        raise ValueError
-    return texts
-
-
-def unescape(text: str) -> str:
-    r"""`text` with `\n`, `\t`, `\u00e9` and the like as the characters that they name.
-
-    Raises:
-        GenerationError: for a backslash that begins no such name.
-    """
-    try:
-        return codecs.decode(text.encode("latin-1", "backslashreplace"), "unicode_escape")
-    except UnicodeDecodeError as error:
-        raise GenerationError(
-            f"{reprlib.repr(text)} has a backslash that names no character. Write \\\\ for one."
-        ) from error
-
-
-_STOP = Kind(
-    "a text or a sequence of texts, each of at least one character",
-    _parse_stop,
-    lambda text: (unescape(text),) if text else (),
-    list[str],
-)
+CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
+"""Options of which one at most may be given: what the reply must look like."""
 
 
 def _option(default: Any, kind: Kind, explanation: str, flag: str | None = None) -> Any:
@@ -133,61 +78,88 @@ class GenerationOptions:
         seed: with it the same request repeats exactly; None for another reply each time.
         stop: one text or several that end the reply; they are not part of it.
         logprobs: None for none; N for the log-probability of each token and of the N likeliest.
+        choices: the reply is one of these texts, and then ends; empty for any reply.
+        regex: the reply matches this regular expression as a whole.
+        json_schema: the reply is a JSON value that this schema allows.
+        grammar: the reply follows this grammar, in the notation of Lark as llguidance reads it.
+        heal: whether the reply may write the last tokens of the prompt anew, with the same text:
+            `The wate` goes on with `r`, though ` water` is one token. The reply's text begins
+            after the prompt's.
+        logits_processors: called in turn before a token is chosen; see `LogitsProcessor`.
 
     Raises:
-        GenerationError: for a value of another type or outside its range.
+        GenerationError: for a value of another type or outside its range, or for more than one of
+            choices, regex, json_schema and grammar.
     """
 
     max_new_tokens: int = _option(
         128,
-        _integer(1, 2**31, "at least 1"),
+        integer(1, 2**31, "at least 1"),
         "Maximum tokens in the reply.",
         flag="-n",
     )
     temperature: float = _option(
         0.8,
-        _number(lambda t: t == 0 or 1e-9 <= t <= 1e9, "0 (greedy) or from 1e-9 to 1e9"),
+        number(lambda t: t == 0 or 1e-9 <= t <= 1e9, "0 (greedy) or from 1e-9 to 1e9"),
         "0 takes the likeliest token each time.",
         flag="-t",
     )
     top_k: int = _option(
         0,
-        _integer(0, 2**31, "0 (all) or above"),
+        integer(0, 2**31, "0 (all) or above"),
         "Sample among the K likeliest tokens; 0 for all.",
     )
     top_p: float = _option(
         0.95,
-        _number(lambda p: 0 < p <= 1, "above 0 and at most 1"),
+        number(lambda p: 0 < p <= 1, "above 0 and at most 1"),
         "Sample among the likeliest tokens that hold this share.",
     )
     min_p: float = _option(
         0.0,
-        _number(lambda p: 0 <= p <= 1, "from 0 to 1"),
+        number(lambda p: 0 <= p <= 1, "from 0 to 1"),
         "Sample among tokens at least this likely, the likeliest being 1.",
     )
     repetition_penalty: float = _option(
         1.0,
-        _number(lambda penalty: 1e-3 <= penalty <= 1e3, "from 0.001 to 1000"),
+        number(lambda penalty: 1e-3 <= penalty <= 1e3, "from 0.001 to 1000"),
         "Above 1, tokens that occurred become less likely.",
     )
     seed: int | None = _option(
         None,
-        _optional(_integer(0, 2**64 - 1, "0 or above and below 2**64")),
+        optional(integer(0, 2**64 - 1, "0 or above and below 2**64")),
         "Gives the same reply each time.",
     )
     stop: str | Sequence[str] = _option(
-        (), _STOP, r"End before this text (\n for a new line); may be given several times."
+        (), STOP, r"End before this text (\n for a new line); may be given several times."
     )
     logprobs: int | None = _option(
         None,
-        _optional(_integer(0, 2**31, "0 or above")),
+        optional(integer(0, 2**31, "0 or above")),
         "Also show log-probabilities: of each token and of the N likeliest.",
+    )
+    choices: Sequence[str] = _option(
+        (), CHOICES, "The reply is one of these texts; give it several times.", flag="--choice"
+    )
+    regex: str | None = _option(None, optional(TEXT), "The reply matches this regular expression.")
+    json_schema: Mapping[str, Any] | str | None = _option(
+        None, optional(SCHEMA), "The reply is JSON that this JSON Schema allows."
+    )
+    grammar: str | None = _option(None, optional(TEXT), "The reply follows this Lark grammar.")
+    heal: bool = _option(
+        False, SWITCH, "Let the reply rewrite the prompt's last tokens, as in a half-typed word."
+    )
+    logits_processors: Sequence[LogitsProcessor] = _option(
+        (), FUNCTIONS, "Functions that change the logits."
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = _parsed(field.name, getattr(self, field.name), kind_of(field))
             object.__setattr__(self, field.name, value)
+        if len(given := [name for name in CONSTRAINTS if getattr(self, name)]) > 1:
+            raise GenerationError(f"Give {given[0]} or {given[1]}, not both.")
+        if given and self.heal:
+            raise GenerationError(f"Give {given[0]} or heal, not both.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
@@ -202,7 +174,14 @@ class GenerationOptions:
     @property
     def is_greedy(self) -> bool:
         """Whether each token is the likeliest, whatever came before."""
-        return self.temperature == 0 and self.repetition_penalty == 1
+        return self.temperature == 0 and self.repetition_penalty == 1 and self.is_free
+
+    @property
+    def is_free(self) -> bool:
+        """Whether any token may come next, as the model has it."""
+        return not (
+            self.logits_processors or self.heal or any(getattr(self, name) for name in CONSTRAINTS)
+        )
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -233,7 +212,7 @@ def check_names(options: Mapping[str, object]) -> None:
 def _parsed(name: str, value: Any, kind: Kind) -> Any:
     try:
         return kind.parse(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise GenerationError(
             f"{name} is {reprlib.repr(value)}; it must be {kind.must_be}."
         ) from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Piece(NamedTuple):
         prompt_seconds: time from the request to the first logits.
         generation_seconds: time from the first token to this one.
         finish_reason: None but for the last piece: "stop" at an end-of-sequence token or a stop
-            text, "length" at `max_new_tokens` or at the end of the context.
+            text, "length" at `max_new_tokens` or at the end of the context, "cancelled" by the
+            caller.
         truncated_tokens: tokens of the prompt that were dropped at its start.
     """
 
@@ -69,7 +70,7 @@ class Generation:
     Attributes:
         text: the reply, without the prompt and without a stop text.
         token_ids: its tokens, those of a stop text included, an end-of-sequence token not.
-        finish_reason: "stop" or "length", as in `Piece`.
+        finish_reason: as in `Piece`.
         prompt_tokens: tokens of the prompt that the model saw.
         truncated_tokens: tokens of the prompt that were dropped at its start.
         generation_tokens: the number of `token_ids`.
@@ -87,6 +88,16 @@ class Generation:
     prompt_tps: float
     generation_tps: float
     logprobs: tuple[TokenLogprob, ...] | None
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the text, and a line of counts."""
+        from html import escape
+
+        return (
+            f"<pre style='white-space: pre-wrap'>{escape(self.text)}</pre>"
+            f"<small>{self.prompt_tokens} + {self.generation_tokens} tokens, "
+            f"{self.generation_tps:,.0f} a second, ended by {self.finish_reason}</small>"
+        )
 
 
 def collect(pieces: Sequence[Piece], end_ids: Set[int]) -> Generation:

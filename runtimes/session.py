@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import reprlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.errors import BundleError, GenerationError
 from atom_edge.reference import bundle_path
-from atom_edge.runtimes.batch import Batch, generate_batch
+from atom_edge.runtimes.asynchronous import in_thread, until
+from atom_edge.runtimes.batch import Batch, generate_batch, stream_batch
+from atom_edge.runtimes.constraint import Constraints
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.defaults import Defaults, special_ids
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Device
 from atom_edge.runtimes.generation import Reply, generate
-from atom_edge.runtimes.options import GenerationOptions, Options
-from atom_edge.runtimes.prompt import PromptEncoder
+from atom_edge.runtimes.healing import Healer
+from atom_edge.runtimes.options import GenerationOptions, LogitsProcessor, Options
+from atom_edge.runtimes.prompt import Prompt, PromptEncoder
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.template import ChatTemplate, Message
@@ -58,6 +63,7 @@ class AtomSession:
         self.end_ids = frozenset(special_ids(bundle).end)
         self._lock = threading.Lock()
         self._template: ChatTemplate | None = None
+        self._constraints = Constraints(bundle, self._engine.vocab_size, sorted(self.end_ids))
 
     @classmethod
     def from_pretrained(
@@ -83,6 +89,14 @@ class AtomSession:
         opened = open_bundle(bundle_path() if bundle is None else bundle)
         return cls(opened, threads=threads, provider=provider)
 
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        kind = str(manifest.quantization).replace("none", "float32")
+        return (
+            f"<AtomSession {manifest.source.repo or self.bundle.path.name!r}: {kind} on "
+            f"{self.device}, context {self.context_length}, {self.tokenizer.vocab_size} tokens>"
+        )
+
     @property
     def context_length(self) -> int:
         """The longest sequence, prompt and reply together, in tokens."""
@@ -107,6 +121,7 @@ class AtomSession:
         prompt: str | Sequence[int],
         *,
         decoder: Decoder | None = None,
+        cancel: threading.Event | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Piece]:
         """Continue a text, or token ids; yield one piece for each token of the reply.
@@ -118,13 +133,37 @@ class AtomSession:
             prompt: text or token ids; empty to begin a document.
             decoder: one from `new_decoder`, whose cache is used as far as it holds the beginning
                 of the prompt: faster, and equal but for rounding. None for a new one.
+            cancel: once another thread has set it, the next piece is the last, with the finish
+                reason "cancelled".
             options: see `GenerationOptions`.
         """
         if not isinstance(decoder, Decoder | None):
             raise GenerationError(
                 f"decoder is {reprlib.repr(decoder)}; it must be one from new_decoder, or None."
             )
-        return generate(decoder or self.new_decoder(), self.new_reply(prompt, **options))
+        pieces = generate(decoder or self.new_decoder(), self.new_reply(prompt, **options))
+        return pieces if cancel is None else until(cancel, pieces)
+
+    async def agenerate(
+        self, prompt: str | Sequence[int], **options: Unpack[Options]
+    ) -> Generation:
+        """`generate` for asyncio: the event loop runs on meanwhile."""
+        return collect([piece async for piece in self.astream(prompt, **options)], self.end_ids)
+
+    def astream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        decoder: Decoder | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[Piece]:
+        """`stream` for asyncio: the event loop runs on while the model does.
+
+        A task that is cancelled, or a loop that is left, stops the reply; use
+        `contextlib.aclosing` where that must be at once.
+        """
+        cancel = threading.Event()
+        return in_thread(self.stream(prompt, decoder=decoder, cancel=cancel, **options), cancel)
 
     @property
     def is_chat(self) -> bool:
@@ -179,26 +218,58 @@ class AtomSession:
         Returns:
             the replies, in the order of the prompts.
         """
+        return generate_batch(self._engine, self._new_replies(prompts, options), self.end_ids)
+
+    def stream_batch(
+        self, prompts: Sequence[str | Sequence[int]], **options: Unpack[Options]
+    ) -> Iterator[tuple[int, Piece]]:
+        """`generate_batch` as it comes: the number of a prompt, and the next piece of its reply.
+
+        Arguments are those of `generate_batch` and are checked at once.
+        """
+        return stream_batch(self._engine, self._new_replies(prompts, options))
+
+    def _new_replies(self, prompts: Sequence[str | Sequence[int]], options: Options) -> list[Reply]:
         if not isinstance(prompts, Sequence) or isinstance(prompts, str | bytes):
             raise GenerationError(
                 f"prompts is {reprlib.repr(prompts)}; generate_batch takes a list of prompts."
             )
         GenerationOptions.of(options)  # what is wrong is said of no prompts, too
-        replies = [self.new_reply(prompt, **options) for prompt in prompts]
-        return generate_batch(self._engine, replies, self.end_ids) if replies else []
+        return [self.new_reply(prompt, **options) for prompt in prompts]
 
     def new_reply(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
         """What becomes of a prompt, before anything has; `generate` has arguments and errors."""
         encoded = self._prompt(prompt)
         defaults = self.defaults.options(len(encoded.token_ids))
         chosen = GenerationOptions.of({**defaults, **options})
+        processors = list(chosen.logits_processors)
+        skip = 0
+        if chosen.heal:
+            encoded, rewriting, skip = self._healed(encoded)
+            processors.append(rewriting)
+        if constraint := self._constraints.of(chosen):
+            processors.append(constraint)
+        if processors:
+            chosen = dataclasses.replace(chosen, logits_processors=processors)
         return Reply(
             encoded,
             chosen,
-            TextStream(self.tokenizer.detokenizer(encoded.token_ids), chosen.stop_texts),
+            TextStream(self.tokenizer.detokenizer(encoded.token_ids), chosen.stop_texts, skip),
             end_ids=self.end_ids,
             context_length=self.context_length,
         )
+
+    def _healed(self, prompt: Prompt) -> tuple[Prompt, LogitsProcessor, int]:
+        """A prompt without what the reply writes anew, what makes it, and how many characters."""
+        kept, removed = self._healer.split(prompt.token_ids)
+        detokenizer = self.tokenizer.detokenizer(kept)
+        text = "".join(map(detokenizer.push, removed)) + detokenizer.flush()
+        shorter = dataclasses.replace(prompt, token_ids=kept)
+        return shorter, self._healer.rewriting(removed), len(text)
+
+    @functools.cached_property
+    def _healer(self) -> Healer:
+        return Healer(self.tokenizer, self._engine.vocab_size)
 
     def new_batch(self, size: int) -> Batch:
         """Room for `size` replies at once, which join and leave as they like."""

@@ -13,12 +13,18 @@ class TextStream:
     Of several stop texts, the one that ends first ends the reply, and the longest of those that
     end there; so the text does not depend on how the tokens cut it.
 
+    Args:
+        detokenizer: a fresh one.
+        stop: the stop texts.
+        skip: characters at the beginning that are not part of the reply.
+
     Attributes:
         stopped: whether a stop text came; then every further text is empty.
     """
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = (), skip: int = 0) -> None:
         self._detokenizer = detokenizer
+        self._skip = skip
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False
@@ -26,13 +32,20 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Take a token; return the text that may be shown now."""
         piece = self._detokenizer.push(token_id)
+        if self._skip:
+            piece = self._skipped(piece)
         return self._filter(piece) if self._stop else piece
 
     def flush(self) -> str:
         """End the reply; return the text that was held back."""
-        shown = self._filter(self._detokenizer.flush())
+        shown = self._filter(self._skipped(self._detokenizer.flush()))
         held, self._held = self._held, ""
         return shown + held
+
+    def _skipped(self, piece: str) -> str:
+        rest = piece[self._skip :]
+        self._skip -= min(self._skip, len(piece))
+        return rest
 
     def _filter(self, piece: str) -> str:
         if self.stopped:

@@ -17,7 +17,9 @@ from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, kind
 from atom_edge.staging import write_file
 
 # What has no meaning in a conversation.
-SETTABLE = tuple(name for name in OPTIONS if name != "logprobs")
+SETTABLE = tuple(
+    name for name, field in OPTIONS.items() if name != "logprobs" and kind_of(field).written
+)
 _END_OF_HELP = """
 Ctrl+C stops a reply. A line that ends in \\ goes on in the next, lines between
 \"\"\" and \"\"\" are one message, and so is a block that is pasted. A message

@@ -10,7 +10,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, kind_of, unescape
+from atom_edge.runtimes.kinds import unescape
+from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, kind_of
 
 
 def with_generation_options(
@@ -24,7 +25,11 @@ def with_generation_options(
     Args:
         without: names of options that make no sense for this command.
     """
-    fields = [field for name, field in OPTIONS.items() if name not in without]
+    fields = [
+        field
+        for name, field in OPTIONS.items()
+        if name not in without and kind_of(field).written is not None
+    ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -64,7 +69,8 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 def _options(given: dict[str, Any]) -> Options:
     options = {name: value for name, value in given.items() if value is not None}
-    if "stop" in options:
-        options["stop"] = tuple(map(unescape, options["stop"]))
+    for name in ("stop", "choices"):
+        if name in options:
+            options[name] = tuple(map(unescape, options[name]))
     GenerationOptions.of(options)  # what is wrong is said before a model is loaded
     return cast(Options, options)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atom_edge.errors import AtomEdgeError, GenerationError
-from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options, unescape
+from atom_edge.runtimes.kinds import unescape
+from atom_edge.runtimes.options import OPTIONS, GenerationOptions, Options
 from atom_edge.runtimes.session import AtomSession
 
 ODD = [
@@ -59,6 +60,12 @@ WRONG = {
     "seed": [1.5, -1, 2**64, "1", math.nan],
     "stop": [None, "", [""], [None], [1], b"x", [b"x"], 5, ("a" for _ in "b"), {"a"}, {"a": 1}],
     "logprobs": [1.5, -1, "2", math.nan],
+    "choices": ["a", None, [""], [1], ("a" for _ in "b"), 5],
+    "regex": ["", 5, b"a", ["a"]],
+    "json_schema": ["", "{", "[]", 5, b"{}", [], {"a": {1}}],
+    "grammar": ["", 5, b"a"],
+    "heal": [1, 0, None, "true"],
+    "logits_processors": [None, len, [5], "a"],
 }
 
 
