@@ -152,14 +152,26 @@ def _open(root: Path) -> Bundle:
     template = tokenizer_config.get("chat_template")
     if "chat_template.jinja" in manifest.files:
         template = _read_text(root / "chat_template.jinja")
+    config = _read_object(root / "config.json")
+    _check_context(manifest, config, root)
     return Bundle(
         path=root,
         manifest=manifest,
-        config=_read_object(root / "config.json"),
+        config=config,
         generation_config=_read_object(root / "generation_config.json"),
         tokenizer_config=tokenizer_config,
         chat_template=template if isinstance(template, str) and template else None,
     )
+
+
+def _check_context(manifest: Manifest, config: dict[str, Any], root: Path) -> None:
+    """Positions past the model's last one have no place in its tables."""
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and manifest.context_length > positions:
+        raise IntegrityError(
+            f"{root / MANIFEST}: context_length: {manifest.context_length}, and the model has "
+            f"{positions} positions (config.json: max_position_embeddings)."
+        )
 
 
 def seal(staging: Path, manifest: Manifest) -> Manifest:

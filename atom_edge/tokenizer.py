@@ -54,7 +54,9 @@ def _panics_kept() -> Iterator[None]:
                 os.write(2, printed)
 
 
-_PROBE = "A probe: 12 × 3 = 36, e\u0301, 🙂\n"
+MAX_BYTES = 2**28
+"""Of a `tokenizer.json`: the largest have a tenth."""
+_PROBES = ("", " ", "a", "a b", "The probe: 12 × 3 = 36, e\u0301, ﬁ, 🙂\n\t", "é × 🙂 a\n" * 5)
 
 
 class Tokenizer:
@@ -80,10 +82,13 @@ class Tokenizer:
         """
         if not Path(path).is_file():
             raise TokenizerError(f"There is no tokenizer file {path}.")
+        if (size := Path(path).stat().st_size) > MAX_BYTES:
+            raise TokenizerError(f"{path} has {size:,} bytes; at most {MAX_BYTES:,} are read.")
         with tokenizer_errors(f"{path} is not a readable tokenizer.json"), _panics_kept():
             inner = tokenizers.Tokenizer.from_file(str(path))
-            # Some files are read and then panic over any text: that is found out here.
-            inner.decode(inner.encode(_PROBE, add_special_tokens=True).ids)
+            # Some files are read and then panic over some texts: that is found out here.
+            for probe in _PROBES:
+                inner.decode(inner.encode(probe, add_special_tokens=True).ids)
             return cls(inner)
 
     @property

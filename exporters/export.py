@@ -70,7 +70,8 @@ def export(
         progress: told the name of each step as it begins.
 
     Raises:
-        BundleError: the destination is taken.
+        BundleError: the destination is taken, or the snapshot's generation_config.json says what
+            no reply can follow.
         ExportError: the model has no form for the target, or holds weights that are not finite.
         ValidationError: a graph is not the PyTorch model within the limits; nothing is written.
     """

@@ -61,7 +61,16 @@ class Defaults:
         Raises:
             BundleError: if a value is of the wrong type or outside its range.
         """
-        stated = _read(bundle.generation_config, _Stated, f"{bundle.path / _FILE}")
+        return cls.parse(bundle.generation_config, str(bundle.path / _FILE))
+
+    @classmethod
+    def parse(cls, generation_config: Mapping[str, Any], where: str) -> Defaults:
+        """What a `generation_config.json` says; `where` is its path, for messages.
+
+        Raises:
+            BundleError: if a value is of the wrong type or outside its range.
+        """
+        stated = _read(generation_config, _Stated, where)
         options = _sampling(stated)
         if stated.repetition_penalty is not None:
             options["repetition_penalty"] = stated.repetition_penalty
@@ -70,7 +79,7 @@ class Defaults:
         try:
             GenerationOptions.of(options)
         except GenerationError as error:
-            raise BundleError(f"{bundle.path / _FILE}: {error}") from error
+            raise BundleError(f"{where}: {error}") from error
         max_length = stated.max_length if stated.max_new_tokens is None else None
         return cls(options, max_length)
 
@@ -102,8 +111,15 @@ def special_ids(bundle: Bundle) -> SpecialIds:
     Raises:
         BundleError: for what is no token id.
     """
-    generation = _read(bundle.generation_config, _Ids, f"{bundle.path / _FILE}")
-    config = _read(bundle.config, _Ids, f"{bundle.path / 'config.json'}")
+    return parse_special_ids(bundle.generation_config, bundle.config, str(bundle.path))
+
+
+def parse_special_ids(
+    generation_config: Mapping[str, Any], config_json: Mapping[str, Any], folder: str
+) -> SpecialIds:
+    """`special_ids` of the content of the two files in a folder."""
+    generation = _read(generation_config, _Ids, f"{folder}/{_FILE}")
+    config = _read(config_json, _Ids, f"{folder}/config.json")
 
     def ids(name: str) -> list[int]:
         first, second = getattr(generation, name), getattr(config, name)

@@ -14,6 +14,7 @@ the number of calls counts, and how much memory they touch.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,6 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from atom_edge.errors import GenerationError
 from atom_edge.runtimes.engines.interface import Logits
 from atom_edge.runtimes.options import GenerationOptions
 
@@ -50,8 +52,23 @@ _BITS = 2**64 - 1
 
 
 def greedy(logits: Logits) -> int:
-    """The most likely token; the first of several equal ones."""
-    return int(logits.argmax())
+    """The most likely token; the first of several equal ones.
+
+    Raises:
+        GenerationError: if a logit is not a number, or the greatest is infinite.
+    """
+    token = int(logits.argmax())
+    _check_finite(logits[token])
+    return token
+
+
+def _check_finite(most: np.float32) -> None:
+    """Raise for the greatest of logits, which a NaN among them makes NaN."""
+    if not math.isfinite(most):
+        raise GenerationError(
+            f"The model's logits are not finite numbers: the greatest is {most}. Its weights are "
+            "damaged or overflow; validate the bundle with: atom-edge validate"
+        )
 
 
 def make_sampler(options: GenerationOptions) -> Sampler:
@@ -96,8 +113,13 @@ def random_number(seed: int, index: int) -> int:
 
 
 def to_weights(logits: Logits, temperature: float = 1.0) -> Weights:
-    """The weights of logits `[N]`."""
+    """The weights of logits `[N]`.
+
+    Raises:
+        GenerationError: if a logit is not a number, or the greatest is infinite.
+    """
     most, sharpness = logits.max(), np.float32(_LOG2_E / temperature)
+    _check_finite(most)
     weights = np.empty(len(logits), np.int32)
     for start in range(0, len(logits), _PART):
         part = slice(start, start + _PART)

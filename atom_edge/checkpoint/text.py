@@ -100,7 +100,7 @@ def _load(folder: Path, config: dict[str, Any]) -> Any:
         )
     # transformers does not read a token that is an object without its own mark of one.
     texts = {
-        role: config[role]["content"]
+        role: _text_of(config[role], f"{folder / 'tokenizer_config.json'}: {role}")
         for role in _ROLES
         if isinstance(config.get(role), dict) and "__type" not in config[role]
     }
@@ -114,6 +114,13 @@ def _load(folder: Path, config: dict[str, Any]) -> Any:
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, **texts
         )
+
+
+def _text_of(token: dict[str, Any], where: str) -> str:
+    content = token.get("content")
+    if not isinstance(content, str):
+        raise TokenizerError(f"{where}: it has no content that is a text.")
+    return content
 
 
 def _is_known(name: str) -> bool:
@@ -193,7 +200,7 @@ def chat_template(folder: Path) -> str | None:
         named = {
             entry.get("name"): entry.get("template")
             for entry in template
-            if isinstance(entry, dict)
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str)
         }
         template = named.get("default")
     return template if isinstance(template, str) else None

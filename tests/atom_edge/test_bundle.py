@@ -274,6 +274,11 @@ def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
         open_bundle(tmp_path / "nothing")
 
 
+def test_a_context_longer_than_the_positions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="context_length: 512, and the model has 511"):
+        open_bundle(make(tmp_path / "b", config__json='{"max_position_embeddings": 511}'))
+
+
 def test_a_graph_replaced_after_opening_is_refused(folder: Path) -> None:
     bundle, before = open_bundle(folder), (folder / "onnx" / "model.onnx").read_bytes()
     assert bundle.read_graph() == before

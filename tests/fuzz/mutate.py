@@ -86,7 +86,7 @@ def json_bytes(value: Any, rng: Random) -> bytes:
         (
             lambda: data[: rng.randrange(len(data) + 1)],
             lambda: b"\xef\xbb\xbf" + data,
-            lambda: text.encode("utf-16"),
+            lambda: text.encode("utf-16", "surrogatepass"),
             lambda: data + b"}",
             lambda: b"[" * 100_000,
             lambda: b'{"a":' * 5_000 + b"1" + b"}" * 5_000,

@@ -21,6 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from atom_edge.errors import GenerationError
 from atom_edge.runtimes import sampling
 from atom_edge.runtimes.options import GenerationOptions
 from atom_edge.runtimes.sampling import (
@@ -267,3 +268,17 @@ def test_logits_are_not_changed() -> None:
     penalize_repetition(logits, np.array([1, 50]), 1.5)
     log_probabilities(logits)
     assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logits_that_are_no_numbers_are_an_error(value: float, temperature: float) -> None:
+    sample = make_sampler(temperature=temperature, seed=1)
+    logits = np.linspace(-1, 1, 50, dtype=np.float32)
+    logits[3] = -np.inf  # a token that is never drawn is none
+    sample(logits)
+    logits[7] = value
+    with pytest.raises(GenerationError, match="not finite numbers"):
+        sample(logits)
+    with pytest.raises(GenerationError, match="not finite numbers"):
+        sample(np.full(50, -np.inf, np.float32))
