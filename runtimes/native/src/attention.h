@@ -14,10 +14,17 @@ namespace {
 
 constexpr int kStretch = 512;
 constexpr int kQueries = 6;  // attended together: their loads of keys and values are shared
+// Columns of sixteen that are worked on together, as registers allow for M queries.
 #if defined(__AVX512F__)
-constexpr int kUnits = 4;
+template <int M>
+constexpr int kPagesAtOnce = M <= 3 ? 8 : 4;
+template <int M>
+constexpr int kColumnsAtOnce = 4;
 #else
-constexpr int kUnits = 1;
+template <int M>
+constexpr int kPagesAtOnce = M <= 3 ? 2 : 1;
+template <int M>
+constexpr int kColumnsAtOnce = kPagesAtOnce<M>;
 #endif
 
 // A query's running softmax: what it has seen so far.
@@ -88,9 +95,10 @@ inline void mix(const Query* queries, const HeadPages& head, int64_t page, const
 template <int M>
 inline void mix_all(const Query* queries, const HeadPages& head, int64_t page,
                     const float* weights, int begin, int end) {
+  constexpr int kColumns = kColumnsAtOnce<M>;
   int d = 0;
-  for (; d + kUnits * kLanes <= head.head_size; d += kUnits * kLanes)
-    mix<M, kUnits>(queries, head, page, weights, begin, end, d);
+  for (; d + kColumns * kLanes <= head.head_size; d += kColumns * kLanes)
+    mix<M, kColumns>(queries, head, page, weights, begin, end, d);
   for (; d < head.head_size; d += kLanes) mix<M, 1>(queries, head, page, weights, begin, end, d);
 }
 
@@ -122,7 +130,7 @@ inline void soften(Query& query, float* scores, int count, int head_size) {
 template <int M>
 inline void attend(Query* queries, const HeadPages& head) {
   alignas(64) float scores[M * kStretch];
-  constexpr int kPages = M <= 3 ? 2 * kUnits : kUnits;
+  constexpr int kPages = kPagesAtOnce<M>;
   for (int m = 0; m < M; m++) {
     queries[m].maximum = 0;
     queries[m].total = 0;

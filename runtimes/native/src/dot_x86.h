@@ -83,6 +83,15 @@ ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8
 
 constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 4, kPanelsAtOnce = 1, kPanelsOfOneRow = 2;
 
+// Of every four inputs of each output, the first and third, or the second and fourth.
+inline __m256i odd_bytes(__m256i weights) { return _mm256_srai_epi16(weights, 8); }
+inline __m256i even_bytes(__m256i weights) { return odd_bytes(_mm256_slli_epi16(weights, 8)); }
+
+// One row is over before the processor sees where the weights go on.
+inline void prefetch(const int8_t* weights) {
+  _mm_prefetch(reinterpret_cast<const char*>(weights + 6144), _MM_HINT_T0);
+}
+
 template <int Rows, int Panels, bool Wide>
 ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
                 int begin, int end, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
@@ -91,30 +100,36 @@ ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8
     for (auto& panel : row)
       for (auto& part : panel) part = _mm256_setzero_si256();
   const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4  // a segment has multiples of 16 inputs
   for (int k = begin; k < end; k += 4, weights += 64)
-    for (int p = 0; p < Panels; p++)
-      for (int i = 0; i < kParts; i++) {
-        const __m256i w = _mm256_loadu_si256(
+    for (int p = 0; p < Panels; p++) {
+      if (Rows == 1) prefetch(weights + p * panel_stride);
+      __m256i w[kParts];
+      for (int i = 0; i < kParts; i++)
+        w[i] = _mm256_loadu_si256(
             reinterpret_cast<const __m256i*>(weights + p * panel_stride + i * 32));
-        // Inputs 0 and 2, then 1 and 3, of the four that each output has here.
-        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
-        const __m256i odd = _mm256_srai_epi16(w, 8);
-        for (int r = 0; r < Rows; r++) {
-          const int8_t* row = rows + static_cast<size_t>(r) * 2 * width;
-          __m256i& sum = total[r][p][i];
-          if (Wide) {
-            const __m256i first = _mm256_set1_epi32(load32(row + 2 * k));
-            const __m256i second = _mm256_set1_epi32(load32(row + 2 * k + 4));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, first));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, second));
-          } else {
-            const __m256i x = _mm256_set1_epi32(load32(row + k));
-            const __m256i unsigned_x = _mm256_set1_epi32(load32(row + width + k));
-            const __m256i pairs = _mm256_maddubs_epi16(unsigned_x, _mm256_sign_epi8(w, x));
+      for (int r = 0; r < Rows; r++) {
+        const int8_t* row = rows + static_cast<size_t>(r) * 2 * width;
+        if (Wide) {
+          const __m256i first = _mm256_set1_epi32(load32(row + 2 * k));
+          const __m256i second = _mm256_set1_epi32(load32(row + 2 * k + 4));
+          for (int i = 0; i < kParts; i++) {
+            __m256i& sum = total[r][p][i];
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even_bytes(w[i]), first));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd_bytes(w[i]), second));
+          }
+        } else {
+          const __m256i x = _mm256_set1_epi32(load32(row + k));
+          const __m256i unsigned_x = _mm256_set1_epi32(load32(row + width + k));
+          for (int i = 0; i < kParts; i++) {
+            const __m256i pairs =
+                _mm256_maddubs_epi16(unsigned_x, _mm256_sign_epi8(w[i], x));
+            __m256i& sum = total[r][p][i];
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
           }
         }
       }
+    }
   for (int r = 0; r < Rows; r++)
     for (int p = 0; p < Panels; p++)
       for (int i = 0; i < kParts; i++) sums[r][p].part[i] = (Integers)total[r][p][i];

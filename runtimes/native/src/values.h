@@ -20,14 +20,28 @@ struct Segment {
 constexpr float kLargest8 = 127;
 constexpr float kLargest16 = 127 * 256 + 127;
 
-template <typename Value>
-ATOM_EDGE_INLINE void store_bytes(Value* to, IntegerLanes values) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+ATOM_EDGE_INLINE __m256i pack16(const IntegerLanes& values) {
+  // Packing goes half by half.
+  const __m256i packed = _mm256_packs_epi32((__m256i)values.part[0], (__m256i)values.part[1]);
+  return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+ATOM_EDGE_INLINE __m128i pack8(const IntegerLanes& values) {
+  const __m256i words = pack16(values);
+  return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), pack8(values));
+}
+#else
+ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
   typedef int8_t Bytes __attribute__((vector_size(kWidth)));
   for (int i = 0; i < kParts; i++) {
     const Bytes bytes = __builtin_convertvector(values.part[i], Bytes);
     memcpy(to + i * kWidth, &bytes, sizeof bytes);
   }
 }
+#endif
 
 #if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AVX512VNNI__)
 // AVX2 multiplies an unsigned byte with a signed one and saturates, so its 8-bit rows hold the
@@ -35,19 +49,15 @@ ATOM_EDGE_INLINE void store_bytes(Value* to, IntegerLanes values) {
 // and third, then the second and fourth, which is how the weights come out of their bytes.
 ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
   if (!wide) {
-    store_bytes(row + at, values);
-    for (auto& part : values.part) part = part < 0 ? -part : part;
-    store_bytes(row + width + at, values);
+    const __m128i bytes = pack8(values);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(row + at), bytes);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(row + width + at), _mm_abs_epi8(bytes));
     return;
   }
-  int16_t* to = reinterpret_cast<int16_t*>(row) + at;
-  const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-  for (int i = 0; i < kParts; i++) {
-    const __m256i part = (__m256i)values.part[i];
-    const __m128i packed =
-        _mm_packs_epi32(_mm256_castsi256_si128(part), _mm256_extracti128_si256(part, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * kWidth), _mm_shuffle_epi8(packed, order));
-  }
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + 2 * at),
+                      _mm256_shuffle_epi8(pack16(values), order));
 }
 #else
 ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
