@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import numpy as np
 
+from atom_edge.runtimes.engines.choices import Choices, ChoosingCache
 from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
-from atom_edge.runtimes.generation import Reply, rate_all
+from atom_edge.runtimes.generation import Pace, Reply, rate_all
 from atom_edge.runtimes.reply import Generation, Piece, TokenLogprob, collect
 
 # Sequences that run at once where a caller has more of them.
@@ -89,6 +91,8 @@ class Batch:
         self._chunk = _CHUNK[engine.device]
         self._slots = [_Slot(index) for index in range(size)]
         self._line: deque[_Slot] = deque()
+        self._pace = Pace()
+        self._choices: tuple[list[Task], Choices] | None = None
         self._turn = 0
 
     def __len__(self) -> int:
@@ -195,11 +199,35 @@ class Batch:
             ids[slot.index] = slot.next
             slot.tokens.append(slot.next)
             counts[slot.index] = 1
+        if isinstance(self._cache, ChoosingCache):
+            return self._choose(self._cache, going, ids, counts)
         if all(_is_plain(slot) for slot in going):
             tokens = self._cache.step_greedily(ids, counts).tolist()
             return [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
         logits = self._cache.append(ids[:, None], counts)
         return [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+
+    def _choose(
+        self, cache: ChoosingCache, going: list[_Slot], ids: Ids, counts: Ids
+    ) -> list[tuple[Task, Piece]]:
+        """Let the engine choose the next few tokens of each reply; one if a prompt waits."""
+        tasks = [slot.task for slot in going if slot.task is not None]
+        if self._choices is None or self._choices[0] != tasks:
+            every = {token for task in tasks for token in task.reply.end_ids}
+            self._choices = tasks, Choices([task.reply.sequel for task in tasks], every)
+        room = min(task.reply.room for task in tasks)
+        steps = 1 if self._line else min(self._pace.steps, room)
+        started = perf_counter()
+        chosen = cache.choose(ids[:, None], counts, self._choices[1], steps)
+        self._pace.note(perf_counter() - started)
+        done = []
+        for row, (slot, task) in enumerate(zip(going, tasks, strict=True)):
+            pieces = list(task.reply.take_chosen(chosen, row))
+            appended = int(self._cache.lengths[slot.index]) - len(slot.tokens)
+            slot.tokens += chosen.tokens[row, :appended].tolist()
+            slot.next = pieces[-1].token_id
+            done += [(task, piece) for piece in pieces]
+        return done
 
     def _feed(self) -> list[tuple[Task, Piece]]:
         """Feed a chunk of the prompts in line, and choose the first token where one ends."""

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atom_edge.runtimes.engines.choices import Choices, ChoosingCache, Chosen
 from atom_edge.runtimes.engines.interface import Engine, Logits, check_fit
 
 
 class Decoder:
     """A cache of one sequence that knows its tokens.
 
-    A reply uses it until another begins: `begin` hands it over, and a reply that it was taken from
-    can tell by `turn`.
+    A reply uses it until another begins: `begin` and `rewind` hand it over, and a reply that it was
+    taken from can tell by `turn`.
 
     Attributes:
         token_ids: the tokens in the cache.
@@ -32,6 +33,10 @@ class Decoder:
         Returns:
             float32 `[V]`, the logits of what follows the prompt.
         """
+        return self.feed(self.rewind(prompt))
+
+    def rewind(self, prompt: Sequence[int]) -> Sequence[int]:
+        """Forget what is not of a prompt; the tokens of it that the cache does not hold yet."""
         self.turn += 1
         shared = 0
         for held, wanted in zip(self.token_ids, prompt[:-1], strict=False):
@@ -39,7 +44,26 @@ class Decoder:
                 break
             shared += 1
         self.crop(shared)
-        return self.feed(prompt[shared:])
+        return prompt[shared:]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether `choose` is there: the engine chooses tokens itself."""
+        return isinstance(self._cache, ChoosingCache)
+
+    def choose(self, token_ids: Sequence[int], choices: Choices, steps: int) -> Chosen:
+        """Append tokens, then choose up to `steps` and append all of them but the last.
+
+        Raises:
+            GenerationError: as of `feed`.
+        """
+        assert isinstance(self._cache, ChoosingCache)
+        ids = np.array([token_ids], np.int64)
+        chosen = self._cache.choose(ids, np.array([len(token_ids)]), choices, steps)
+        self.token_ids += token_ids
+        length = int(self._cache.lengths[0])
+        self.token_ids += chosen.tokens[0, : length - len(self.token_ids)].tolist()
+        return chosen
 
     def feed(self, token_ids: Sequence[int]) -> Logits:
         """Append tokens; return float32 `[V]`, the logits of what follows the last one.

@@ -2,19 +2,23 @@
 
     prompt ids -> prefill -> logits -> choose -> token -> decode -> logits -> choose -> ...
 
+An engine that chooses tokens itself is given the choice, and makes a few of them in a run.
 It knows neither the engine (`Decoder`), nor how text is written (`TextStream`). What becomes of one
 prompt is a `Reply`; `generate` runs one alone, and `runtimes.batch` many at once.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.engines.choices import Choices, Chosen, Sequel
 from atom_edge.runtimes.engines.interface import Ids, Logits
 from atom_edge.runtimes.options import GenerationOptions, LogitsProcessor
 from atom_edge.runtimes.prompt import Prompt
@@ -24,8 +28,12 @@ from atom_edge.runtimes.sampling import (
     log_probabilities,
     make_sampler,
     penalize_repetition,
+    random_seed,
 )
 from atom_edge.runtimes.text import TextStream
+
+# Seconds of a run of the loop inside that nobody notices, and its tokens at most.
+_BRISK, _MOST_STEPS = 0.001, 16
 
 
 class Reply:
@@ -34,6 +42,7 @@ class Reply:
     Attributes:
         prompt: what it follows.
         options: how it is chosen, and when it ends.
+        end_ids: tokens that end it.
         finish_reason: None as long as it goes on.
         started: when it was asked for, by `perf_counter`.
     """
@@ -48,11 +57,14 @@ class Reply:
         context_length: int,
     ) -> None:
         self.prompt = prompt
-        self.options = options
+        # With a seed a token is chosen alike wherever it is chosen.
+        drawn = options.seed is None and options.temperature > 0
+        self.options = replace(options, seed=random_seed()) if drawn else options
         self.finish_reason: FinishReason | None = None
         self._text = text
-        self._end_ids = end_ids
-        self._choose = _chooser(prompt, options)
+        self.end_ids = end_ids
+        self._choose = _chooser(prompt, self.options)
+        self._token_ids: list[int] = []
         self._room = min(options.max_new_tokens, context_length - len(prompt.token_ids))
         self._count = 0
         self.started = perf_counter()
@@ -68,6 +80,29 @@ class Reply:
         rated = None if alternatives is None else rate(logits, token, alternatives)
         return self.add(token, rated)
 
+    @property
+    def room(self) -> int:
+        """Tokens that it may still get."""
+        return self._room - self._count
+
+    @property
+    def sequel(self) -> Sequel:
+        """How an engine that chooses tokens goes on with it."""
+        return Sequel(
+            self.options, self._count, [*self.prompt.token_ids, *self._token_ids], self.room
+        )
+
+    def take_chosen(self, chosen: Chosen, row: int) -> Iterator[Piece]:
+        """Go on with the tokens that an engine chose; those behind the reply's end are left."""
+        rated: Iterator[TokenLogprob | None] = itertools.repeat(None)
+        if self.options.logprobs is not None:
+            rated = _rated(chosen, row, self.options.logprobs)
+        # -1 comes behind a token that ends the reply.
+        for token, logprob in zip(chosen.tokens[row].tolist(), rated, strict=False):
+            yield self.add(token, logprob)
+            if self.finish_reason is not None:
+                return
+
     def add(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
         """Go on with a token that was chosen elsewhere."""
         now = perf_counter()
@@ -75,10 +110,11 @@ class Reply:
             self._first = now
             self._prompt_seconds = self._prompt_seconds or now - self.started
         finish: FinishReason | None = None
-        if token in self._end_ids:
+        if token in self.end_ids:
             shown, finish = self._text.flush(), "stop"
         else:
             self._count += 1
+            self._token_ids.append(token)
             shown = self._text.push(token)
             if self._count == self._room:
                 shown += self._text.flush()
@@ -101,6 +137,41 @@ class Reply:
 
 def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
     """Yield the pieces of a reply, one for each token; the last has a finish reason."""
+    return _in_runs(decoder, reply) if decoder.chooses else _one_by_one(decoder, reply)
+
+
+class Pace:
+    """How many tokens to choose in a run: more and more, as long as a reader sees them flow."""
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def note(self, seconds: float) -> None:
+        """Go by the time that the last run took."""
+        if seconds < _BRISK:
+            self.steps = min(2 * self.steps, _MOST_STEPS)
+        elif seconds > 4 * _BRISK:
+            self.steps = max(1, self.steps // 2)
+
+
+def _in_runs(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
+    reply.started = perf_counter()
+    token_ids = decoder.rewind(reply.prompt.token_ids)
+    turn = decoder.turn
+    choices, pace = Choices([reply.sequel], reply.end_ids), Pace()
+    while True:
+        started = perf_counter()
+        chosen = decoder.choose(token_ids, choices, min(pace.steps, reply.room))
+        pace.note(perf_counter() - started)
+        for piece in reply.take_chosen(chosen, 0):
+            yield piece
+            if piece.finish_reason is not None:
+                return
+            _check_turn(decoder, turn)
+        token_ids = [piece.token_id]
+
+
+def _one_by_one(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
     reply.started = perf_counter()
     logits = decoder.begin(reply.prompt.token_ids)
     turn = decoder.turn
@@ -109,12 +180,25 @@ def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
         yield piece
         if piece.finish_reason is not None:
             return
-        if decoder.turn != turn:
-            raise GenerationError(
-                "Another reply has begun on this decoder. Give each reply that runs at the same "
-                "time a decoder of its own: session.new_decoder()."
-            )
+        _check_turn(decoder, turn)
         logits = decoder.feed((piece.token_id,))
+
+
+def _check_turn(decoder: Decoder, turn: int) -> None:
+    if decoder.turn != turn:
+        raise GenerationError(
+            "Another reply has begun on this decoder. Give each reply that runs at the same "
+            "time a decoder of its own: session.new_decoder()."
+        )
+
+
+def _rated(chosen: Chosen, row: int, alternatives: int) -> Iterator[TokenLogprob]:
+    tops = chosen.top_tokens[row, :, :alternatives].tolist()
+    every = chosen.log_probabilities[row].tolist()
+    for token, top, (logprob, *others) in zip(
+        chosen.tokens[row].tolist(), tops, every, strict=True
+    ):
+        yield TokenLogprob(token, logprob, tuple(zip(top, others, strict=False)))
 
 
 def _chooser(prompt: Prompt, options: GenerationOptions) -> Sampler:

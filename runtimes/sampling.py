@@ -86,7 +86,7 @@ def make_sampler(options: GenerationOptions) -> Sampler:
         filters.append(lambda weights: keep_top_p(weights, options.top_p))
     if options.min_p:
         filters.append(lambda weights: keep_min_p(weights, options.min_p))
-    seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
+    seed = random_seed() if options.seed is None else options.seed
     drawn = 0
 
     def sample(logits: Logits) -> int:
@@ -98,6 +98,11 @@ def make_sampler(options: GenerationOptions) -> Sampler:
         return draw(weights, random_number(seed, drawn - 1))
 
     return sample
+
+
+def random_seed() -> int:
+    """A seed that nobody knows."""
+    return int.from_bytes(os.urandom(8))
 
 
 def random_number(seed: int, index: int) -> int:

@@ -7,7 +7,7 @@ its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError
 from atom_edge.manifest import Role
+from atom_edge.runtimes.engines.choices import Choices, Chosen
 from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
@@ -31,6 +32,7 @@ PAGE_TOKENS = 16
 _FIRST_ROOM = 128
 
 Pages = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 class NativeEngine:
@@ -107,6 +109,7 @@ class NativeCache:
         self._last_places = np.arange(batch_size)
         self._logits = np.zeros((batch_size, engine.vocab_size), np.float32)
         self._step: Callable[[], None] | None = None
+        self._loop: _Loop | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "_pages"):
@@ -136,16 +139,28 @@ class NativeCache:
         rows = np.flatnonzero(counts)
         sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
-        self._bind(
-            logits,
-            np.ascontiguousarray(token_ids[rows], np.int64),
-            counts[rows],
-            self.lengths[rows],
-            np.searchsorted(rows, sequence) * tokens + token,
-            self._page_table[rows],
-        )()
+        feeds = {
+            "input_ids": np.ascontiguousarray(token_ids[rows], np.int64),
+            "counts": counts[rows],
+            "past_lengths": self.lengths[rows],
+            "logit_rows": np.searchsorted(rows, sequence) * tokens + token,
+            "pages": self._page_table[rows],
+        }
+        self.bind(feeds, {"logits": logits})()
         self.lengths += counts
         return logits
+
+    def choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
+        """See `ChoosingCache`."""
+        check_counts(self.lengths, counts + (counts > 0) * (steps - 1), self._engine.context_length)
+        self._make_room(int((self.lengths + counts).max()) + steps - 1)
+        rows = np.flatnonzero(counts)
+        if self._loop is None or not self._loop.fits(choices, rows, token_ids.shape[1], steps):
+            self._loop = _Loop(self, choices, rows, token_ids.shape[1], steps)
+        chosen = self._loop.run(token_ids, counts, self.lengths)
+        more = choices.note(chosen.tokens)
+        self.lengths[rows] += counts[rows] + np.maximum(more - 1, 0)
+        return chosen
 
     def step_greedily(self, token_ids: Ids, counts: Ids | None = None) -> Ids:
         """See `Cache`."""
@@ -173,6 +188,15 @@ class NativeCache:
             used = -(-longest // PAGE_TOKENS)
             copy._by_sequence[:used] = self._by_sequence[:used, rows]
         return copy
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self._engine.vocab_size
+
+    def pages_of(self, rows: Ids) -> Ids:
+        """int64 `[N, M]`, the pages of some sequences."""
+        return self._page_table[rows]
 
     @property
     def _room(self) -> int:
@@ -204,42 +228,85 @@ class NativeCache:
         places = np.arange(self._batch_size * count).reshape(count, self._batch_size)
         self._page_table = np.ascontiguousarray(places.T)
         self._step = None
+        self._loop = None
 
     def _bind_step(self) -> Callable[[], None]:
-        return self._bind(
-            self._logits,
-            self._one_token,
-            self._ones,
-            self.lengths,
-            self._last_places,
-            self._page_table,
-        )
-
-    def _bind(
-        self, logits: Logits, ids: Ids, counts: Ids, lengths: Ids, places: Ids, pages: Ids
-    ) -> Callable[[], None]:
-        """Bind the arrays; the function returned runs the operator over what they hold then."""
-        binding = self._engine.session.io_binding()
-        feeds: dict[str, NDArray[Any]] = {
-            "input_ids": ids,
-            "counts": counts,
-            "past_lengths": lengths,
-            "logit_rows": places,
-            "pages": pages,
-            "cache": self._pages,
-            **_NO_LOOP,
+        feeds = {
+            "input_ids": self._one_token,
+            "counts": self._ones,
+            "past_lengths": self.lengths,
+            "logit_rows": self._last_places,
+            "pages": self._page_table,
         }
+        return self.bind(feeds, {"logits": self._logits})
+
+    def bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """Bind arrays; the function returned runs the operator over what they hold then."""
+        feeds = {**_NO_LOOP, **feeds, "cache": self._pages}
+        outputs = {**outputs, "cache_out": self._pages}
+        session = self._engine.session
+        binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in (("logits", logits), ("cache_out", self._pages)):
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        run = self._engine.session.run_with_iobinding
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         # A binding holds addresses only: the arrays must outlive it.
-        kept = (feeds, logits)
-        return lambda: run(binding) if kept else None
+        kept = (feeds, outputs)
+        return lambda: session.run_with_iobinding(binding) if kept else None
 
 
-_NO_LOOP: dict[str, NDArray[Any]] = {
+class _Loop:
+    """The operator's loop, bound for some sequences of a cache."""
+
+    def __init__(
+        self, cache: NativeCache, choices: Choices, rows: Ids, tokens: int, steps: int
+    ) -> None:
+        count = len(rows)
+        self._choices, self._rows, self._steps = choices, rows, steps
+        self._ids = np.zeros((count, tokens), np.int64)
+        self._counts, self._lengths = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        rated = max(0, min(choices.alternatives, cache.vocab_size))
+        asked = choices.alternatives >= 0
+        self._chosen = Chosen(
+            np.zeros((count, steps), np.int64),
+            np.zeros((count, steps, rated), np.int64),
+            np.zeros((count, steps, 1 + rated if asked else 0)),
+        )
+        feeds: dict[str, Array] = {
+            "input_ids": self._ids,
+            "counts": self._counts,
+            "past_lengths": self._lengths,
+            "logit_rows": np.zeros(0, np.int64),
+            "pages": cache.pages_of(rows),
+            "steps": np.array([steps]),
+            "end_ids": choices.end_ids,
+            "sampling": choices.sampling,
+            "seeds": choices.seeds,
+            "history": choices.history,
+            "alternatives": np.array([rated if asked else -1]),
+        }
+        given = self._chosen._asdict() if asked else {"tokens": self._chosen.tokens}
+        self._run = cache.bind(feeds, given)
+
+    def fits(self, choices: Choices, rows: Ids, tokens: int, steps: int) -> bool:
+        """Whether it is the loop of such a run."""
+        return (
+            choices is self._choices
+            and steps == self._steps
+            and tokens == self._ids.shape[1]
+            and np.array_equal(rows, self._rows)
+        )
+
+    def run(self, token_ids: Ids, counts: Ids, lengths: Ids) -> Chosen:
+        """Run it over the tokens and the lengths of all sequences of the cache."""
+        self._ids[:] = token_ids[self._rows]
+        self._counts[:] = counts[self._rows]
+        self._lengths[:] = lengths[self._rows]
+        self._run()
+        return self._chosen
+
+
+_NO_LOOP: dict[str, Array] = {
     "steps": np.zeros(1, np.int64),
     "end_ids": np.zeros(0, np.int64),
     "sampling": np.zeros((0, 5)),

@@ -9,11 +9,13 @@ import pytest
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError
-from atom_edge.runtimes import native
+from atom_edge.runtimes import generation, native
+from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.options import Options
+from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.session import AtomSession
 
 CONTEXT = 128
@@ -70,6 +72,87 @@ def test_a_batch_and_a_decoder_that_goes_on_have_the_text_of_one_alone(
     for prompt, expected in zip(prompts, alone, strict=True):
         pieces = list(session.stream(prompt, decoder=decoder, **options))
         assert tuple(piece.token_id for piece in pieces)[: len(expected)] == expected
+
+
+REQUESTS: dict[str, Options] = {
+    "greedy": {"temperature": 0},
+    "sampled": {"temperature": 1.2, "top_p": 0.9, "top_k": 50, "min_p": 0.01, "seed": 2**64 - 1},
+    "penalized": {"temperature": 0.9, "repetition_penalty": 1.5, "seed": 3},
+    "greedy and penalized": {"temperature": 0, "repetition_penalty": 1.2},
+    "rated": {"temperature": 1.0, "seed": 4, "logprobs": 3},
+    "rated alone": {"temperature": 0, "logprobs": 0},
+    "rated beside all": {"temperature": 0, "logprobs": 2**31, "max_new_tokens": 2},
+    "one token": {"temperature": 0, "max_new_tokens": 1},
+    "to the end of the context": {"temperature": 1.0, "seed": 5, "max_new_tokens": 1000},
+}
+
+
+@pytest.fixture(scope="module")
+def session(small_int8_bundle: Path) -> AtomSession:
+    return AtomSession.from_pretrained(small_int8_bundle)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_loop_inside_makes_the_reply_of_the_loop_outside(
+    session: AtomSession, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = REQUESTS[name]
+    inside = list(session.stream("The water", **options))
+    together = session.generate_batch(["The water", "The sea"], **options)[0]
+    monkeypatch.setattr(Decoder, "chooses", False)
+    outside = list(session.stream("The water", **options))
+    assert [untimed(piece) for piece in inside] == [untimed(piece) for piece in outside]
+    assert together.text == "".join(piece.text for piece in outside)
+    assert together.finish_reason == outside[-1].finish_reason
+    for ours, theirs in zip(inside, outside, strict=True):
+        assert (ours.logprob is None) is (theirs.logprob is None) is ("logprobs" not in options)
+        if ours.logprob is not None and theirs.logprob is not None:
+            assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-9)
+            assert [one for one, _ in ours.logprob.top] == [one for one, _ in theirs.logprob.top]
+
+
+def test_a_reply_ends_within_a_run(session: AtomSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "_BRISK", 60.0)  # long runs on any machine
+    greedy: Options = {"temperature": 0, "max_new_tokens": 60}
+    whole = session.generate("The water", **greedy)
+    pieces = list(session.stream("The water", **greedy))
+    stop = pieces[20].text + pieces[21].text
+    decoder = session.new_decoder()
+    short = list(session.stream("The water", decoder=decoder, stop=stop, **greedy))
+    assert short[-1].finish_reason == "stop"
+    assert "".join(piece.text for piece in short) == whole.text[: whole.text.index(stop)]
+    assert len(decoder.token_ids) > len(short), "the run went on"
+    again = session.stream("The water", decoder=decoder, **greedy)
+    assert "".join(piece.text for piece in again) == whole.text
+    for reply in session.generate_batch(["The water"] * 2, stop=stop, **greedy):
+        assert reply.text == whole.text[: whole.text.index(stop)]
+
+
+def test_an_end_token_ends_a_reply_within_a_run(
+    session: AtomSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "_BRISK", 60.0)
+    whole = session.generate("The water", temperature=0, max_new_tokens=60)
+    monkeypatch.setattr(session, "end_ids", frozenset({whole.token_ids[20]}))
+    first = whole.token_ids.index(whole.token_ids[20])
+    for reply in (
+        session.generate("The water", temperature=0),
+        *session.generate_batch(["The water", "The sea"], temperature=0)[:1],
+    ):
+        assert (reply.token_ids, reply.finish_reason) == (whole.token_ids[:first], "stop")
+
+
+def test_runs_grow_while_they_are_brisk() -> None:
+    pace = generation.Pace()
+    seen = []
+    for seconds in (0.0005, 0.0005, 0.002, 0.0005, 0.0005, 0.0005, 0.01, 1, 1, 1, 1):
+        pace.note(seconds)
+        seen.append(pace.steps)
+    assert seen == [2, 4, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+
+
+def untimed(piece: Piece) -> Piece:
+    return piece._replace(prompt_seconds=0, generation_seconds=0, logprob=None)
 
 
 def test_another_graph_is_refused(small_int8_bundle: Path) -> None:
