@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig
 from transformers.masking_utils import create_causal_mask
@@ -14,7 +17,7 @@ try:
 except ImportError:
     from transformers.modeling_utils import no_init_weights
 
-__all__ = ["cache_argument", "cache_in", "causal_mask", "no_init_weights"]
+__all__ = ["cache_argument", "cache_in", "causal_mask", "no_init_weights", "quiet_transformers"]
 
 _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 
@@ -61,3 +64,18 @@ def causal_mask(
     }
     named = {name: value for name, value in arguments.items() if name in _MASK_ARGUMENTS}
     return create_causal_mask(**named)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' advice to its own users, and its progress bars, off stderr."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

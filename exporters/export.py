@@ -9,15 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING
+
 from atom_edge import __version__
 from atom_edge.bundle import seal, write_bundle
 from atom_edge.checkpoint import Snapshot
-from atom_edge.config import AtomConfig
 from atom_edge.errors import ExportError
 from atom_edge.exporters.card import model_card
 from atom_edge.exporters.choose import Standard, Tried, choose, refusal, validation_of
 from atom_edge.exporters.foreign import genai_config
-from atom_edge.exporters.graphs import FORMS, MAX_KL, MAX_PERPLEXITY_RATIO, Form, Source
+from atom_edge.exporters.graphs import (
+    FORMS,
+    FORMS_OF_OTHER_CLASSES,
+    MAX_KL,
+    MAX_PERPLEXITY_RATIO,
+    Form,
+    Source,
+)
 from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import heldout_windows
@@ -76,10 +84,10 @@ def export(
         ValidationError: a graph is not the PyTorch model within the limits; nothing is written.
     """
     check_weights(snapshot)
-    forms = _forms(target, quantization)
+    forms = _forms(snapshot, target, quantization)
     with write_bundle(destination, force=force) as staging:
         progress("trace")
-        source = Source(snapshot, trace(snapshot.model))
+        source = Source(snapshot, trace(snapshot.decoder))
         standard = Standard(
             open_reference(snapshot),
             quantization,
@@ -118,9 +126,15 @@ def export(
     return ExportResult(destination, sealed)
 
 
-def _forms(target: Target, quantization: Quantization) -> list[Form]:
+def _forms(snapshot: Snapshot, target: Target, quantization: Quantization) -> list[Form]:
     """The forms of a target that can be made here."""
-    forms = [form for form in FORMS[target] if form.candidates[quantization]]
+    table = FORMS if snapshot.is_atom else FORMS_OF_OTHER_CLASSES
+    if target not in table:
+        raise ExportError(
+            f"There is no graph for the target {target!r} of {type(snapshot.model).__name__}, only "
+            "of models of Llama's shape. Export with --target cpu."
+        )
+    forms = [form for form in table[target] if form.candidates[quantization]]
     if not forms:
         raise ExportError(
             f"There are no graphs for the target {target!r} with the quantization "
@@ -167,7 +181,7 @@ def write_texts(staging: Path, snapshot: Snapshot, manifest: Manifest) -> None:
     write_tokenizer(staging, snapshot.tokenizer_file, snapshot.tokenizer_config, context_length)
     if snapshot.chat_template is not None:
         (staging / "chat_template.jinja").write_text(snapshot.chat_template, encoding="utf-8")
-    _write_json(staging / "config.json", portable_config(snapshot.config))
+    _write_json(staging / "config.json", portable_config(snapshot))
     _write_json(staging / "generation_config.json", snapshot.generation_config)
     if Role.MODEL in manifest.graphs:
         _write_json(
@@ -190,8 +204,19 @@ def write_tokenizer(
     (staging / "tokenizer.json").write_bytes(file.read_bytes())
 
 
-def portable_config(config: AtomConfig) -> dict[str, Any]:
-    """`config.json` as foreign runtimes read it: a Llama's, with what Atom adds kept beside it."""
+def portable_config(snapshot: Snapshot) -> dict[str, Any]:
+    """`config.json` as foreign runtimes read it.
+
+    That of the snapshot where transformers knows the type; else a Llama's, with what Atom adds kept
+    beside it.
+    """
+    config = snapshot.config
+    kind = snapshot.stated.get("model_type")
+    if (kind in CONFIG_MAPPING and kind != "atom") or not snapshot.is_atom:
+        ids = ("pad_token_id", "bos_token_id", "eos_token_id")
+        # The bundle has no code of the author's.
+        kept = {name: value for name, value in snapshot.stated.items() if name != "auto_map"}
+        return {**kept, **{name: getattr(config, name) for name in ids}}
     names = (
         "vocab_size",
         "hidden_size",

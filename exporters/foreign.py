@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atom_edge.config import AtomConfig
 
-
-def genai_config(
-    config: AtomConfig, generation_config: dict[str, Any], graph_file: str
-) -> dict[str, Any]:
+def genai_config(config: Any, generation_config: dict[str, Any], graph_file: str) -> dict[str, Any]:
     """`genai_config.json` for the portable graph `graph_file`, a path within the bundle.
 
     The cache grows by concatenation, so that past and present may not share a buffer. Source:
@@ -24,6 +20,8 @@ def genai_config(
         name: generation_config.get(name, getattr(config, name))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
     begin, pad = _first(ids["bos_token_id"]), _first(ids["pad_token_id"])
     stated = {"bos_token_id": begin, "eos_token_id": ids["eos_token_id"], "pad_token_id": pad or 0}
     return {
@@ -36,9 +34,9 @@ def genai_config(
                 "filename": graph_file,
                 "session_options": {"log_id": "atom-edge", "provider_options": []},
                 "hidden_size": config.hidden_size,
-                "head_size": config.head_dim,
-                "num_attention_heads": config.num_attention_heads,
-                "num_key_value_heads": config.num_key_value_heads,
+                "head_size": width,
+                "num_attention_heads": heads,
+                "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
                 "num_hidden_layers": config.num_hidden_layers,
                 "inputs": {
                     "input_ids": "input_ids",

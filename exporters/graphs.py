@@ -198,4 +198,6 @@ FORMS: Mapping[Target, tuple[Form, ...]] = {
     "native": (NATIVE,),
     "cuda": (PORTABLE, CUDA),
 }
+FORMS_OF_OTHER_CLASSES: Mapping[Target, tuple[Form, ...]] = {"cpu": (PORTABLE,)}
+"""Of models that are not `AtomForCausalLM`: the other forms rest on its attention."""
 ALL_FORMS = (PORTABLE, NATIVE, STATIC, CUDA)

@@ -19,84 +19,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atom_edge.modeling import AtomForCausalLM
+from atom_edge.decoder import Decoder
+from atom_edge.errors import ExportError
 
 OPSET = 20
-_BATCH = torch.export.Dim("batch_size")
-_SEQUENCE = torch.export.Dim("sequence_length")
-_PAST = torch.export.Dim("past_sequence_length")
-_TOTAL = torch.export.Dim("total_sequence_length")
-
-
-class _CacheInputs:
-    """The part of transformers' cache that the model uses, over traced tensors."""
-
-    def __init__(self, past: tuple[Tensor, ...]) -> None:
-        self.past = past
-        self.present: list[Tensor] = []
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.past[2 * layer_idx].shape[2]
-
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *_: object
-    ) -> tuple[Tensor, Tensor]:
-        past_key, past_value = self.past[2 * layer_idx : 2 * layer_idx + 2]
-        key, value = torch.cat((past_key, key), dim=2), torch.cat((past_value, value), dim=2)
-        self.present += [key, value]
-        return key, value
-
-
-class DecoderWithCache(nn.Module):
-    """`AtomForCausalLM` as a function of tensors alone: the module that is traced."""
-
-    def __init__(self, model: AtomForCausalLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Logits, then the extended cache as key and value of each layer in turn."""
-        batch, tokens = input_ids.shape
-        # Told at once which sizes are one, the tracer need not prove it at every operator.
-        for other in (attention_mask, position_ids, *past):
-            torch._check(other.shape[0] == batch)
-        torch._check(position_ids.shape[1] == tokens)
-        for other in past:
-            torch._check(other.shape[2] == past[0].shape[2])
-        torch._check(past[0].shape[2] + tokens == attention_mask.shape[1])
-        cache = _CacheInputs(tuple(past))
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=causal_bias(attention_mask, tokens),
-            position_ids=position_ids,
-            past_key_values=cache,
-        )
-        return (output.logits, *cache.present)
-
-
-def causal_bias(attention_mask: Tensor, tokens: int) -> Tensor:
-    """What is added to the scores: 0 where a new token may look, the lowest float elsewhere.
-
-    Args:
-        attention_mask: int64 `[B, S]`.
-        tokens: T, the new ones; they are the last of S.
-
-    Returns:
-        float32 `[B, 1, T, S]`.
-    """
-    total = attention_mask.shape[1]
-    columns = torch.arange(total, device=attention_mask.device)
-    rows = torch.arange(tokens, device=attention_mask.device) + (total - tokens)
-    visible = columns[None, :] <= rows[:, None]
-    visible = visible[None, None] & (attention_mask[:, None, None, :] != 0)
-    return torch.where(visible, 0.0, torch.finfo(torch.float32).min)
 
 
 def cache_names(layers: int, prefix: str) -> list[str]:
@@ -104,40 +36,49 @@ def cache_names(layers: int, prefix: str) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
-def trace(model: AtomForCausalLM) -> ir.Model:
-    """Trace `model` to the portable graph described at the top of this file.
+def trace(decoder: Decoder) -> ir.Model:
+    """Trace `decoder` to the portable graph described at the top of this file.
 
     Args:
-        model: in evaluation mode and float32; its attention implementation is restored.
+        decoder: of a model in evaluation mode and float32, whose attention implementation is
+            restored.
 
     Returns:
         the graph, float32, opset 20, with onnxscript's constant folding applied and the tracer's
         per-node metadata removed.
     """
-    config = model.config
-    inputs = _example_inputs(model)
-    cache_axes = {0: _BATCH, 2: _PAST}
-    with _eager_attention(model), _quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            DecoderWithCache(model).eval(),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[
-                "input_ids",
-                "attention_mask",
-                "position_ids",
-                *cache_names(config.num_hidden_layers, "past_key_values"),
-            ],
-            output_names=["logits", *cache_names(config.num_hidden_layers, "present")],
-            dynamic_shapes=(
-                {0: _BATCH, 1: _SEQUENCE},
-                {0: _BATCH, 1: _TOTAL},
-                {0: _BATCH, 1: _SEQUENCE},
-                [cache_axes] * (2 * config.num_hidden_layers),
-            ),
-            verbose=False,
-        )
+    tensors = len(decoder.cache_shapes)
+    batch = torch.export.Dim("batch_size")
+    # Some classes look their tables up to the context, which the lengths must not pass.
+    sequence, past, total = (
+        torch.export.Dim(name, max=decoder.context_length)
+        for name in ("sequence_length", "past_sequence_length", "total_sequence_length")
+    )
+    tokens = {0: batch, 1: sequence}
+    with _eager_attention(decoder.model), _quiet_exporter(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                decoder,
+                _example_inputs(decoder),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[
+                    *("input_ids", "attention_mask", "position_ids"),
+                    *cache_names(tensors // 2, "past_key_values"),
+                ],
+                output_names=["logits", *cache_names(tensors // 2, "present")],
+                dynamic_shapes=(
+                    tokens,
+                    {0: batch, 1: total},
+                    tokens,
+                    [{0: batch, 2: past}] * tensors,
+                ),
+                verbose=False,
+            )
+        except Exception as error:  # the tracer may raise anything over foreign code
+            raise ExportError(
+                f"PyTorch cannot trace {type(decoder.model).__name__}: {_first_line(error)}"
+            ) from error
     assert program is not None  # None only with an output file
     graph = program.model
     _name_output_axes(graph)
@@ -145,21 +86,26 @@ def trace(model: AtomForCausalLM) -> ir.Model:
     return graph
 
 
-def _example_inputs(model: AtomForCausalLM) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def _example_inputs(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     # Sizes that are neither 0, 1 nor equal to one another, so that no axis is taken for constant.
     batch, past, tokens = 2, 5, 3
-    config = model.config
-    shape = (batch, config.num_key_value_heads, past, config.head_dim)
     return (
         torch.zeros(batch, tokens, dtype=torch.long),
         torch.ones(batch, past + tokens, dtype=torch.long),
         torch.arange(past, past + tokens).repeat(batch, 1),
-        [torch.randn(shape) for _ in range(2 * config.num_hidden_layers)],
+        decoder.empty_cache(batch, past),
     )
 
 
+def _first_line(error: BaseException) -> str:
+    """The first line of the error that began a chain of them."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
 @contextlib.contextmanager
-def _eager_attention(model: AtomForCausalLM) -> Iterator[None]:
+def _eager_attention(model: Any) -> Iterator[None]:
     previous = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

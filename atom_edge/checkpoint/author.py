@@ -22,9 +22,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from atom_edge.checkpoint.classes import decoder_of
 from atom_edge.checkpoint.files import read_tensors
 from atom_edge.checkpoint.shapes import Reading
-from atom_edge.errors import SnapshotError
+from atom_edge.decoder import Decoder
+from atom_edge.errors import SnapshotError, WeightsError
 from atom_edge.modeling import AtomForCausalLM
 
 # Differences of logits, in standard deviations of the author's. Two float32 renderings of one
@@ -102,6 +104,23 @@ def match_author(
     return Match(load(variants[nearest]), nearest, tried[nearest])
 
 
+def open_author_class(folder: Path) -> Decoder:
+    """The model of the author's own code, ready to be called.
+
+    Raises:
+        SnapshotError: the code fails, or is no decoder that can be called with a cache of tensors.
+        WeightsError: it found no weights for some of its parameters.
+    """
+    try:
+        model, missing = _author_model(folder)
+        model.config._attn_implementation = "eager"
+    except Exception as error:  # foreign code may raise anything
+        raise SnapshotError(f"The author's own model code failed: {error!r}") from error
+    if missing:
+        raise WeightsError(f"The author's code found no weights for {', '.join(missing)}.")
+    return decoder_of(model)
+
+
 def _token_ids(tokenizer_file: Path, context: int) -> Tensor:
     """The text, or as much of it as fits into the context, as int64 `[1, T]`."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -117,7 +136,7 @@ def _author_logits(folder: Path, ids: Tensor) -> tuple[Tensor, list[str]]:
         raise SnapshotError(f"The author's own model code failed: {error!r}") from error
 
 
-def _author_model(folder: Path) -> tuple[nn.Module, list[str]]:
+def _author_model(folder: Path) -> tuple[Any, list[str]]:
     """The author's model in float32, and the parameters that are in no file.
 
     It is made as its code makes it and then filled. `from_pretrained` of transformers 5 makes it

@@ -16,7 +16,7 @@ from atom_edge.checkpoint.positions import READ, rotary_scaling, with_inner_opti
 from atom_edge.config import refused_options
 from atom_edge.errors import SnapshotError, UnsupportedModelError
 
-_SIZES: Mapping[str, tuple[str, ...]] = {
+SIZES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("padded_vocab_size", "vocab_size", "n_vocab"),
     "hidden_size": ("hidden_size", "n_embd", "dim", "d_model", "embed_dim", "embedding_dim"),
     "intermediate_size": (
@@ -92,7 +92,7 @@ def stated(raw: Mapping[str, Any]) -> dict[str, Any]:
         )
     raw = {**with_inner_options(raw), **_attention_type(raw)}
     values: dict[str, Any] = {}
-    for table, convert in ((_SIZES, _size), (_NUMBERS, _number), (_FLAGS, _flag)):
+    for table, convert in ((SIZES, _size), (_NUMBERS, _number), (_FLAGS, _flag)):
         for field, names in table.items():
             found = {name: convert(name, raw[name]) for name in names if _says(raw, name)}
             if len(set(found.values())) > 1 and field not in _FIRST_COUNTS:

@@ -27,7 +27,7 @@ from atom_edge.config import AtomConfig
 from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
 
 # The types of transformers that compute what this package's model computes without XSA.
-_LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3")
+LLAMA_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3")
 # Types with code of their own whose tensors would be read in the wrong order without a sign of it.
 _OTHER_ORDERS = {
     "internlm2": "its wqkv holds q, k and v of one key-value head after another. Bring the "
@@ -148,7 +148,7 @@ def _parts(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, b
 
 def _with_window(raw: Mapping[str, Any], architecture: str) -> Mapping[str, Any]:
     """`raw` with the sliding window that its type has where it states none."""
-    if architecture not in _LLAMA_TYPES or "sliding_window" in raw:
+    if architecture not in LLAMA_TYPES or "sliding_window" in raw:
         return raw
     return {"sliding_window": CONFIG_MAPPING[architecture]().to_dict().get("sliding_window"), **raw}
 
@@ -244,14 +244,8 @@ def _architecture(raw: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     kind, own_code = str(raw.get("model_type", "")), "auto_map" in raw
     if kind in _OTHER_ORDERS:
         raise UnsupportedModelError(f"model_type = '{kind}': {_OTHER_ORDERS[kind]}.")
-    if kind in _LLAMA_TYPES and not own_code:
+    if kind in LLAMA_TYPES and not own_code:
         return kind
-    if kind in CONFIG_MAPPING and kind != "atom" and not own_code:
-        raise UnsupportedModelError(
-            f"model_type = '{kind}' is not computed by AtomForCausalLM, even where its tensors "
-            f"have the same names. Supported are atom, {', '.join(_LLAMA_TYPES)} and models with "
-            "code of their own that compute the same."
-        )
     atom = AtomConfig()
     shape = {
         "query_width": atom.num_attention_heads * atom.head_dim,
@@ -263,7 +257,7 @@ def _architecture(raw: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
 
 def _defaults(architecture: str, tags: Collection[str], says: Mapping[str, Any]) -> dict[str, Any]:
     """What an architecture has where its config.json leaves it out."""
-    if architecture in _LLAMA_TYPES:
+    if architecture in LLAMA_TYPES:
         llama = CONFIG_MAPPING[architecture]().to_dict()
         # transformers 5 keeps the base among the rotary parameters.
         llama = {**(llama.get("rope_parameters") or {}), **llama, "xsa": False}

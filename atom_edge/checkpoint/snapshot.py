@@ -10,13 +10,19 @@ import yaml
 
 from atom_edge.border import JSON_LIMIT, read_file
 from atom_edge.checkpoint import files, text
-from atom_edge.checkpoint.author import author_settings, has_own_code, match_author
+from atom_edge.checkpoint.author import (
+    author_settings,
+    has_own_code,
+    match_author,
+    open_author_class,
+)
+from atom_edge.checkpoint.classes import is_of_another_class, open_class
 from atom_edge.checkpoint.layout import untranspose
 from atom_edge.checkpoint.loading import load
 from atom_edge.checkpoint.naming import name_tensors
-from atom_edge.checkpoint.shapes import read_config
-from atom_edge.config import AtomConfig
-from atom_edge.errors import SnapshotError
+from atom_edge.checkpoint.shapes import LLAMA_TYPES, read_config
+from atom_edge.decoder import Decoder
+from atom_edge.errors import SnapshotError, UnsupportedModelError
 from atom_edge.hub import Located, locate
 from atom_edge.modeling import AtomForCausalLM
 
@@ -27,8 +33,8 @@ class Snapshot:
 
     Attributes:
         path: the folder.
-        config: of `model`.
-        model: float32, in evaluation mode, on the CPU.
+        stated: config.json.
+        decoder: the model, float32, in evaluation mode, on the CPU.
         tokenizer_file: a `tokenizer.json` that says everything about the tokenizer.
         tokenizer_config: `tokenizer_config.json`, with the texts of the special tokens.
         generation_config: end-of-sequence ids and sampling defaults.
@@ -40,13 +46,39 @@ class Snapshot:
     """
 
     path: Path
-    config: AtomConfig
-    model: AtomForCausalLM
+    stated: dict[str, Any]
+    decoder: Decoder
     tokenizer_file: Path
     tokenizer_config: dict[str, Any]
     generation_config: dict[str, Any]
     chat_template: str | None
     provenance: dict[str, Any]
+
+    @property
+    def model(self) -> Any:
+        """An `AtomForCausalLM`, or a model of another class that is run as it is."""
+        return self.decoder.model
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration: an `AtomConfig`, or its class's own."""
+        return self.decoder.model.config
+
+    @property
+    def is_atom(self) -> bool:
+        """Whether the model is an `AtomForCausalLM`."""
+        return isinstance(self.decoder.model, AtomForCausalLM)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model, its tokenizer, and how its tensors were read; see `Snapshot.provenance`."""
+
+    decoder: Decoder
+    tokenizer: text.SnapshotTokenizer
+    tensor_names: str
+    notes: list[str]
+    variant: str | None = None
 
 
 def open_snapshot(
@@ -80,51 +112,76 @@ def open_snapshot(
         )
     folder = source.path
     raw = files.read_json(folder / "config.json") or files.read_json(folder / "params.json")
-    named = name_tensors(files.read_tensors(folder))
-    tensors = untranspose(named)
-    compared = trust_remote_code and has_own_code(raw)
-    if compared:
-        raw = author_settings(folder, raw)
-    reading = read_config(raw, named, tensors, tags=_tags(folder), compared=compared)
-    tokenizer = text.open_tokenizer(folder, reading.config.vocab_size)
-
-    notes, variant = list(reading.notes), None
-    if compared:
-        match = match_author(
-            folder, tokenizer.file, reading, lambda read: load(read, named, tensors)
-        )
-        model, variant = match.model, match.variant
-        notes.append(
-            "logits differ from the author's own code by at most "
-            f"{match.difference:.1e} of their standard deviation"
-        )
-    else:
-        model = load(reading, named, tensors)
-        if has_own_code(raw):
-            notes.append(
-                "the author's own model code was not run; --trust-remote-code compares with it"
-            )
-
-    ids = text.token_ids(tokenizer, raw, reading.config.vocab_size)
+    opened = _open(folder, raw, trust_remote_code)
+    config = opened.decoder.model.config
+    ids = text.token_ids(opened.tokenizer, raw, config.vocab_size)
     for name, value in ids.items():
-        setattr(model.config, name, value)
+        setattr(config, name, value)
     return Snapshot(
         path=folder,
-        config=model.config,
-        model=model,
-        tokenizer_file=tokenizer.file,
-        tokenizer_config=tokenizer.config,
+        stated=raw,
+        decoder=opened.decoder,
+        tokenizer_file=opened.tokenizer.file,
+        tokenizer_config=opened.tokenizer.config,
         generation_config=text.generation_config(folder, ids),
         chat_template=text.chat_template(folder),
         provenance={
             "repo": source.name,
             "revision": source.revision,
             "sha256": {file.name: files.sha256(file) for file in files.weight_files(folder)},
-            "tensor_names": named.school,
-            "notes": notes,
-            "variant": variant,
+            "tensor_names": opened.tensor_names,
+            "notes": opened.notes,
+            "variant": opened.variant,
         },
     )
+
+
+def _open(folder: Path, raw: dict[str, Any], trusted: bool) -> _Opened:
+    """The model as `AtomForCausalLM` where that computes it, else as its own class."""
+    if is_of_another_class(raw) and raw["model_type"] not in LLAMA_TYPES:
+        return _open_as_own_class(folder, open_class(folder, raw))
+    compared = trusted and has_own_code(raw)
+    try:
+        return _open_as_atom(folder, raw, compared)
+    except SnapshotError as error:
+        if compared:
+            decoder = open_author_class(folder)
+        elif isinstance(error, UnsupportedModelError) and is_of_another_class(raw):
+            decoder = open_class(folder, raw)
+        else:
+            raise
+        return _open_as_own_class(folder, decoder, str(error).splitlines()[0])
+
+
+def _open_as_own_class(folder: Path, decoder: Decoder, reason: str | None = None) -> _Opened:
+    tokenizer = text.open_tokenizer(folder, decoder.model.config.vocab_size)
+    name = type(decoder.model).__name__
+    notes = [f"run as its own class, {name}" + (f": {reason}" if reason else "")]
+    return _Opened(decoder, tokenizer, name, notes)
+
+
+def _open_as_atom(folder: Path, raw: dict[str, Any], compared: bool) -> _Opened:
+    named = name_tensors(files.read_tensors(folder))
+    tensors = untranspose(named)
+    if compared:
+        raw = author_settings(folder, raw)
+    reading = read_config(raw, named, tensors, tags=_tags(folder), compared=compared)
+    tokenizer = text.open_tokenizer(folder, reading.config.vocab_size)
+    notes = list(reading.notes)
+    if compared:
+        match = match_author(
+            folder, tokenizer.file, reading, lambda read: load(read, named, tensors)
+        )
+        notes.append(
+            "logits differ from the author's own code by at most "
+            f"{match.difference:.1e} of their standard deviation"
+        )
+        return _Opened(Decoder(match.model), tokenizer, named.school, notes, match.variant)
+    if has_own_code(raw):
+        notes.append(
+            "the author's own model code was not run; --trust-remote-code compares with it"
+        )
+    return _Opened(Decoder(load(reading, named, tensors)), tokenizer, named.school, notes)
 
 
 def _tags(folder: Path) -> list[str]:

@@ -9,11 +9,9 @@ The tokenizer is the one that transformers makes of the folder, from whatever fi
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tokenizers.processors import TemplateProcessing
 from atom_edge.checkpoint.files import read_json
 from atom_edge.errors import SnapshotError, TokenizerError
 from atom_edge.tokenizer import tokenizer_errors
+from atom_edge.transformers_versions import quiet_transformers
 
 _ROLES = ("pad_token", "bos_token", "eos_token", "unk_token")
 _SENTENCEPIECE = "tokenizer.model"
@@ -104,7 +103,7 @@ def _load(folder: Path, config: dict[str, Any]) -> Any:
         for role in _ROLES
         if isinstance(config.get(role), dict) and "__type" not in config[role]
     }
-    with _quiet(), tokenizer_errors(f"The tokenizer of {folder} cannot be read"):
+    with quiet_transformers(), tokenizer_errors(f"The tokenizer of {folder} cannot be read"):
         if has_file and (name is None or not _is_known(name)):
             return transformers.PreTrainedTokenizerFast.from_pretrained(folder, **texts)
         if name is None and has_merges:
@@ -131,18 +130,6 @@ def _is_known(name: str) -> bool:
 def _stated(folder: Path, config: dict[str, Any]) -> set[str]:
     stated = {**config, **read_json(folder / "special_tokens_map.json")}
     return {role for role in _ROLES if stated.get(role) is not None}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' advice to its own users off stderr."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _check_added(folder: Path, config: dict[str, Any], inner: Tokenizer) -> None:

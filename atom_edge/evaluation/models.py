@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import DynamicCache
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.checkpoint import Snapshot, open_snapshot
+from atom_edge.decoder import Decoder
 from atom_edge.manifest import MANIFEST
-from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
 from atom_edge.runtimes.engines.portable import PortableEngine, Tensors
@@ -24,39 +22,22 @@ from atom_edge.tokenizer import Tokenizer
 class TorchGraph:
     """A PyTorch model with the portable graph's inputs and outputs."""
 
-    def __init__(self, model: AtomForCausalLM) -> None:
-        self._model = model
-        config = model.config
-        self.vocab_size: int = config.vocab_size
-        self._layers = config.num_hidden_layers
-        self._shape = (config.num_key_value_heads, 0, config.head_dim)
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.vocab_size: int = decoder.model.config.vocab_size
 
     def empty_cache(self, batch_size: int) -> Tensors:
         """A cache of no tokens: `[B, K, 0, D]`, key and value of each layer."""
-        return [np.zeros((batch_size, *self._shape), np.float32) for _ in range(2 * self._layers)]
+        return [part.numpy() for part in self._decoder.empty_cache(batch_size)]
 
     @torch.no_grad()
     def run(
         self, input_ids: Ids, attention_mask: Ids, cache: Tensors, position_ids: Ids
     ) -> tuple[Logits, Tensors]:
         """Run the model once; see `Graph`."""
-        past = DynamicCache(config=self._model.config)
-        for layer in range(self._layers):
-            key, value = cache[2 * layer : 2 * layer + 2]
-            past.update(torch.from_numpy(key), torch.from_numpy(value), layer)
-        output = self._model(
-            input_ids=torch.from_numpy(input_ids),
-            attention_mask=torch.from_numpy(attention_mask),
-            position_ids=torch.from_numpy(position_ids),
-            past_key_values=past,
-            use_cache=True,
-        )
-        present = [
-            tensor.numpy()
-            for layer in output.past_key_values.layers
-            for tensor in (layer.keys, layer.values)
-        ]
-        return output.logits.numpy(), present
+        inputs = (torch.from_numpy(array) for array in (input_ids, attention_mask, position_ids))
+        logits, *present = self._decoder(*inputs, [torch.from_numpy(part) for part in cache])
+        return logits.numpy(), [part.numpy() for part in present]
 
 
 @dataclass(frozen=True)
@@ -102,8 +83,8 @@ def open_model(target: str | Path, threads: int | None = None) -> Model:
     else:
         opened = open_snapshot(target)
         name = "PyTorch fp32"
-        context_length = opened.config.max_position_embeddings
-        engine = PortableEngine(TorchGraph(opened.model), context_length)
+        context_length = opened.decoder.context_length
+        engine = PortableEngine(TorchGraph(opened.decoder), context_length)
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(opened.tokenizer_file)
     return Model(

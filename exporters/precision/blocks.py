@@ -130,6 +130,13 @@ def _is_matrix(value: ir.Value | None) -> bool:
 
 def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
     """The initializer that `node` multiplies by, and whether that is `[K, N]`."""
+    if node.op_type == "Gemm":
+        plain = all(node.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
+        right = node.inputs[1]
+        if not plain or node.attributes.get_int("transA", 0) or not _is_matrix(right):
+            return None
+        assert right is not None
+        return right, not node.attributes.get_int("transB", 0)
     if node.op_type != "MatMul" or node.inputs[1] is None:
         return None
     right = node.inputs[1]
@@ -141,12 +148,14 @@ def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
 
 
 def _is_embedding(node: ir.Node) -> bool:
-    return (
-        node.op_type == "Gather"
-        and _is_matrix(node.inputs[0])
-        and node.inputs[1] is not None
-        and node.inputs[1].name == "input_ids"
-    )
+    if node.op_type != "Gather" or not _is_matrix(node.inputs[0]):
+        return False
+    index = node.inputs[1]
+    producer = index.producer() if index is not None else None
+    if producer is not None and producer.op_type == "Reshape":  # GPT-2 and OPT view them anew
+        index = producer.inputs[0]
+    rows = node.outputs[0].shape
+    return index is not None and index.name == "input_ids" and rows is not None and len(rows) == 3
 
 
 def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> ir.Node:
@@ -167,16 +176,24 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices
         domain=MICROSOFT,
         name=node.name,
     )
-    _replace(graph, node, product)
+    bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if bias is None:
+        _replace(graph, node, product)
+    else:
+        graph.insert_before(node, product)
+        _replace(graph, node, ir.node("Add", [product.outputs[0], bias]))
     return product
 
 
 def _widen_activations(graph: ir.Graph, product: ir.Node, block: int) -> None:
-    """Let `product` multiply its input `[B, T, K]` as int8 represents it, and what that leaves."""
+    """Let `product` multiply its input `[..., K]` as int8 represents it, and what that leaves."""
     source, weights = product.inputs[0], product.inputs[1:]
+    assert source is not None
+    rank = 3 if source.shape is None else len(source.shape)  # a Gemm's input has two dimensions
+    kept = [0] * (rank - 1)
     constants: dict[str, npt.NDArray[Any]] = {
-        "blocks": np.array([0, 0, -1, block], np.int64),
-        "whole": np.array([0, 0, -1], np.int64),
+        f"blocks_{rank}": np.array([*kept, -1, block], np.int64),
+        f"whole_{rank}": np.array([*kept, -1], np.int64),
         "last": np.array([-1], np.int64),
         "level": np.array(1 / LARGEST, np.float32),
         "least": np.array(np.finfo(np.float32).tiny, np.float32),
@@ -191,12 +208,12 @@ def _widen_activations(graph: ir.Graph, product: ir.Node, block: int) -> None:
         nodes.append(ir.node(operator, inputs, attributes))
         return nodes[-1].outputs[0]
 
-    blocks = then("Reshape", source, shared["blocks"])
+    blocks = then("Reshape", source, shared[f"blocks_{rank}"])
     largest = then("ReduceMax", then("Abs", blocks), shared["last"])
     scale = then("Max", then("Mul", largest, shared["level"]), shared["least"])
     coarse = then("Mul", then("Round", then("Div", blocks, scale)), scale)
     rest = then("Sub", blocks, coarse)
-    both = then("Reshape", then("Concat", coarse, rest, axis=0), shared["whole"])
+    both = then("Reshape", then("Concat", coarse, rest, axis=0), shared[f"whole_{rank}"])
     wide = ir.node(
         product.op_type,
         [both, *weights],

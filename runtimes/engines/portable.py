@@ -154,13 +154,16 @@ class PortableCache:
         rows = np.flatnonzero(counts)
         lengths = self.lengths[rows]
         before = int(lengths.max())
-        held = np.arange(before) < lengths[:, None]
+        # Some models count columns, so that nothing may lie between the tokens of a sequence.
+        held = np.arange(before) >= before - lengths[:, None]
         mask = np.concatenate([held, np.ones((len(rows), tokens), bool)], axis=1).astype(np.int64)
         # Padding may stand behind the context, where a table of positions would end.
         last = self._engine.context_length - 1
         positions = np.minimum(lengths[:, None] + np.arange(tokens), last)
         whole = len(rows) == batch
         past = self._first_rows(before, None if whole else rows)
+        if before > lengths.min():
+            past = [_moved_right(part, lengths) for part in past]
         ids = np.ascontiguousarray(token_ids[rows], np.int64)
         logits, present = self._engine.graph.run(ids, mask, past, positions)
         if whole and before == lengths.min():
@@ -220,3 +223,11 @@ class PortableCache:
         if self._parts[0].shape[2] == length:
             return self._parts
         return [np.ascontiguousarray(part[:, :, :length]) for part in self._parts]
+
+
+def _moved_right(part: NDArray[Any], lengths: Ids) -> NDArray[Any]:
+    """A copy of `[B, K, P, D]` in which each sequence's first `lengths[b]` rows are its last."""
+    moved = np.zeros_like(part)
+    for sequence, length in enumerate(lengths):
+        moved[sequence, :, part.shape[2] - length :] = part[sequence, :, :length]
+    return moved

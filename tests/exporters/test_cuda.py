@@ -31,7 +31,7 @@ ON_A_GPU = {
 
 @pytest.fixture(scope="module")
 def traced(small_snapshot: Path) -> ir.Model:
-    return trace(open_snapshot(small_snapshot).model)
+    return trace(open_snapshot(small_snapshot).decoder)
 
 
 def test_the_bundle_is_validated_and_says_what_it_is_for(small_cuda_bundle: Path) -> None:

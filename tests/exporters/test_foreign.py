@@ -84,7 +84,7 @@ def even_bundle(make_snapshot: MakeSnapshot, small_bundle: Path, tmp_path_factor
     """A bundle whose head size is hidden size / heads, as Atom's is: optimum reads no other."""
     snapshot = open_snapshot(make_snapshot(head_dim=16))
     folder: Path = tmp_path_factory.mktemp("bundles") / "even"
-    save_graph(trace(snapshot.model), folder / "onnx" / "model.onnx")
+    save_graph(trace(snapshot.decoder), folder / "onnx" / "model.onnx")
     manifest = open_bundle(small_bundle).manifest
     manifest = msgspec.structs.replace(manifest, graphs={"model": "onnx/model.onnx"})
     write_texts(folder, snapshot, manifest)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atom_edge.config import AtomConfig
+from atom_edge.decoder import Decoder
 from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
 
@@ -50,7 +51,7 @@ def traced_models() -> dict[str, ir.Model]:
             for parameter in model.parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.3 * torch.randn_like(parameter))
-        models[name] = trace(model)
+        models[name] = trace(Decoder(model))
     return models
 
 
