@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from atom_edge.errors import ExportError
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 Cache = list[npt.NDArray[np.float32]]
+Rows = TypeVar("Rows", bound=npt.NDArray[Any])
 
 
 class PortableGraph:
@@ -91,15 +93,27 @@ class LeftPaddedCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         padding = tokens - counts
-        ids = np.stack([np.roll(row, by) for row, by in zip(token_ids, padding, strict=True)])
-        mask = (np.arange(tokens) >= padding[:, None]).astype(np.int64)
-        self._mask = np.concatenate([self._mask, mask], axis=1)
-        logits, self._cache = self._graph.run(ids, self._mask, self._cache)
+        # A prompt is padded on the left. What comes later must follow it without a gap.
+        left = padding if self._cache is None else np.zeros_like(padding)
+        ids = _rolled(token_ids, left, 0)
+        columns = np.arange(tokens)
+        new = (columns >= left[:, None]) & (columns < (left + counts)[:, None])
+        mask = np.concatenate([self._mask, new.astype(np.int64)], axis=1)
+        logits, cache = self._graph.run(ids, mask, self._cache)
+        right = padding - left
+        self._mask = _rolled(mask, right, 0)
+        self._cache = [_rolled(part, right, 1) for part in cache] if right.any() else cache
         if places is None:
-            return logits[:, -1]
+            return logits[np.arange(batch), left + counts - 1]
         sequence, token = np.divmod(places, tokens)
-        return logits[sequence, token + padding[sequence]]
+        return logits[sequence, token + left[sequence]]
 
     def step(self, token_ids: Ids) -> Logits:
         """Append one token `[B]` to each sequence; logits float32 `[B, V]`."""
         return self.append(token_ids[:, None])
+
+
+def _rolled(rows: Rows, by: Ids, axis: int) -> Rows:
+    """Each of the `rows` moved to the right along its `axis`, what passes the end to the front."""
+    moved = [np.roll(row, count, axis) for row, count in zip(rows, by.tolist(), strict=True)]
+    return np.stack(moved)  # type: ignore[return-value]  # of the same dtype

@@ -113,12 +113,14 @@ def open_author_class(folder: Path) -> Decoder:
     """
     try:
         model, missing = _author_model(folder)
+        if missing:
+            raise WeightsError(f"The author's code found no weights for {', '.join(missing)}.")
         model.config._attn_implementation = "eager"
+        return decoder_of(model)
+    except SnapshotError:
+        raise
     except Exception as error:  # foreign code may raise anything
         raise SnapshotError(f"The author's own model code failed: {error!r}") from error
-    if missing:
-        raise WeightsError(f"The author's code found no weights for {', '.join(missing)}.")
-    return decoder_of(model)
 
 
 def _token_ids(tokenizer_file: Path, context: int) -> Tensor:

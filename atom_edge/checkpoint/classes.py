@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from atom_edge.checkpoint.buffers import is_buffer
@@ -22,7 +22,7 @@ from atom_edge.checkpoint.files import read_tensors
 from atom_edge.checkpoint.settings import SIZES
 from atom_edge.decoder import MASKS, Decoder
 from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
-from atom_edge.transformers_versions import quiet_transformers
+from atom_edge.transformers_versions import no_init_weights, quiet_transformers
 
 # Differences of logits in standard deviations; float32 rounding makes 1e-6 to 1e-4.
 TOLERANCE = 1e-3
@@ -88,10 +88,17 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> Decoder:
         SnapshotError: transformers cannot load it.
     """
     refuse_other_models(raw)
-    tensors = read_tensors(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[raw["model_type"]]
     with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # each class has ways of its own to fail
+            raise SnapshotError(
+                f"transformers refuses {folder / 'config.json'}: {error}"
+            ) from error
+        refuse_other_models({**config.to_dict(), **raw})
+        tensors = read_tensors(folder)
+        _check_size(config, tensors)
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -101,10 +108,23 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> Decoder:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except Exception as error:  # each class has ways of its own to fail
+        except Exception as error:
             raise SnapshotError(f"transformers cannot load {folder} as {name}: {error}") from error
     _check_weights(report, tensors)
     return decoder_of(model.eval())
+
+
+def _check_size(config: PretrainedConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights of another size than config.json, before all that it states is made."""
+    with torch.device("meta"), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    described = sum(parameter.numel() for parameter in model.parameters())
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if described > 2 * held:  # a tied embedding is held once
+        raise WeightsError(
+            f"config.json describes a {type(model).__name__} of {described:,} parameters, and the "
+            f"weights are {held:,}."
+        )
 
 
 def _check_weights(report: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -144,12 +144,14 @@ def _open(folder: Path, raw: dict[str, Any], trusted: bool) -> _Opened:
     try:
         return _open_as_atom(folder, raw, compared)
     except SnapshotError as error:
-        if compared:
-            decoder = open_author_class(folder)
-        elif isinstance(error, UnsupportedModelError) and is_of_another_class(raw):
-            decoder = open_class(folder, raw)
-        else:
+        is_known = isinstance(error, UnsupportedModelError) and is_of_another_class(raw)
+        if not compared and not is_known:
             raise
+        try:
+            decoder = open_author_class(folder) if compared else open_class(folder, raw)
+        except SnapshotError as second:
+            kind = UnsupportedModelError if is_known else SnapshotError
+            raise kind(f"{error}\nNor can it be exported as its own class: {second}") from second
         return _open_as_own_class(folder, decoder, str(error).splitlines()[0])
 
 

@@ -133,10 +133,10 @@ def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
     if node.op_type == "Gemm":
         plain = all(node.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
         right = node.inputs[1]
-        if not plain or node.attributes.get_int("transA", 0) or not _is_matrix(right):
+        if not plain or node.attributes.get_int("transA", False) or not _is_matrix(right):
             return None
         assert right is not None
-        return right, not node.attributes.get_int("transB", 0)
+        return right, not node.attributes.get_int("transB", False)
     if node.op_type != "MatMul" or node.inputs[1] is None:
         return None
     right = node.inputs[1]

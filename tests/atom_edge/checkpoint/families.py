@@ -67,6 +67,31 @@ COMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, partial": ("Phi3", {"partial_rotary_factor": 0.75, "head_dim": 16}),
 }
 
+# Classes that AtomForCausalLM does not compute. Windows are shorter than the context.
+OTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "pythia": ("GPTNeoX", {"rotary_pct": 0.25}),
+    "gpt-neo": (
+        "GPTNeo",
+        {"num_layers": 2, "num_heads": 4, "window_size": 24}
+        | {"attention_types": [[["global", "local"], 1]]},
+    ),
+    "opt": ("OPT", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 32, "sliding_window": 24}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "phi": ("Phi", {}),
+    "stablelm": ("StableLm", {}),
+    "mistral": ("Mistral", {"sliding_window": 24}),
+    "qwen2, windows": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    ),
+    "llama, gelu": ("Llama", {"hidden_act": "gelu"}),
+}
+
 
 def save_random(folder: Path, family: str, options: dict[str, Any], seed: int = 0) -> nn.Module:
     """A random model of a class of transformers and a tokenizer, saved to `folder`."""
@@ -103,6 +128,8 @@ def _newer(options: dict[str, Any]) -> dict[str, Any]:
     """Rotary options where transformers 5 has them."""
     names = {"rope_theta", "partial_rotary_factor"} & set(options)
     inner = {name: options[name] for name in names} | options.get("rope_scaling", {})
+    if "type" in inner:
+        inner["rope_type"] = inner.pop("type")
     rest = {name: value for name, value in options.items() if name not in {*names, "rope_scaling"}}
     if inner:
         rest["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, **inner}

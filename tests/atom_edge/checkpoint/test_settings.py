@@ -156,14 +156,18 @@ def test_the_rotary_base_of_newer_files(opened: Open) -> None:
         ("xsa_layers", [0]),
         ("n_experts", 8),
         ("scale_embeddings", True),
-        ("model_type", "gemma"),
-        ("model_type", "gpt2"),
         ("model_type", "internlm2"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(opened: Open, name: str, value: object) -> None:
     with pytest.raises(UnsupportedModelError, match=name):
         opened(UNMEASURED | {name: value})
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gpt2", "phi"])
+def test_weights_of_another_size_than_the_class_are_refused(opened: Open, kind: str) -> None:
+    with pytest.raises(WeightsError, match=r"ForCausalLM|LMHeadModel"):
+        opened(UNMEASURED | {"model_type": kind})
 
 
 @pytest.mark.parametrize(
