@@ -150,12 +150,12 @@ def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
 def _is_embedding(node: ir.Node) -> bool:
     if node.op_type != "Gather" or not _is_matrix(node.inputs[0]):
         return False
-    index = node.inputs[1]
+    index, rows = node.inputs[1], node.outputs[0].shape
     producer = index.producer() if index is not None else None
-    if producer is not None and producer.op_type == "Reshape":  # GPT-2 and OPT view them anew
+    # GPT-2 and OPT view the ids anew.
+    if producer is not None and producer.op_type == "Reshape" and rows and len(rows) == 3:
         index = producer.inputs[0]
-    rows = node.outputs[0].shape
-    return index is not None and index.name == "input_ids" and rows is not None and len(rows) == 3
+    return index is not None and index.name == "input_ids"
 
 
 def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> ir.Node:

@@ -113,7 +113,6 @@ def test_contradicting_itself_names_both(opened: Open) -> None:
         ("dim", [24]),
         ("rope_theta", "fast"),
         ("norm_eps", -1e-5),
-        ("rope_base", float("inf")),
         ("xsa", "yes"),
     ],
 )
