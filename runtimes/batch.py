@@ -190,8 +190,23 @@ class Batch:
     def _step(self) -> list[tuple[Task, Piece]]:
         """Feed the last token of each reply, and choose the next ones."""
         going = [slot for slot in self._slots if slot.next is not None]
+        inside = going if isinstance(self._cache, ChoosingCache) else []
+        inside = [slot for slot in inside if slot.task and not slot.task.reply.wants_logits]
+        outside = [slot for slot in going if slot not in inside]
+        return [*self._choose(inside), *self._step_outside(outside)]
+
+    def _step_outside(self, going: list[_Slot]) -> list[tuple[Task, Piece]]:
         if not going:
             return []
+        ids, counts = self._last_tokens(going)
+        if all(_is_plain(slot) for slot in going):
+            tokens = self._cache.step_greedily(ids, counts).tolist()
+            return [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
+        logits = self._cache.append(ids[:, None], counts)
+        return [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+
+    def _last_tokens(self, going: list[_Slot]) -> tuple[Ids, Ids]:
+        """The tokens to feed, int64 `[B]`, and 1 for each sequence that has one."""
         ids = np.zeros(len(self._slots), np.int64)
         counts = np.zeros(len(self._slots), np.int64)
         for slot in going:
@@ -199,18 +214,14 @@ class Batch:
             ids[slot.index] = slot.next
             slot.tokens.append(slot.next)
             counts[slot.index] = 1
-        if isinstance(self._cache, ChoosingCache):
-            return self._choose(self._cache, going, ids, counts)
-        if all(_is_plain(slot) for slot in going):
-            tokens = self._cache.step_greedily(ids, counts).tolist()
-            return [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
-        logits = self._cache.append(ids[:, None], counts)
-        return [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+        return ids, counts
 
-    def _choose(
-        self, cache: ChoosingCache, going: list[_Slot], ids: Ids, counts: Ids
-    ) -> list[tuple[Task, Piece]]:
+    def _choose(self, going: list[_Slot]) -> list[tuple[Task, Piece]]:
         """Let the engine choose the next few tokens of each reply; one if a prompt waits."""
+        if not going:
+            return []
+        assert isinstance(self._cache, ChoosingCache)
+        ids, counts = self._last_tokens(going)
         tasks = [slot.task for slot in going if slot.task is not None]
         if self._choices is None or self._choices[0] != tasks:
             every = {token for task in tasks for token in task.reply.end_ids}
@@ -218,7 +229,7 @@ class Batch:
         room = min(task.reply.room for task in tasks)
         steps = 1 if self._line else min(self._pace.steps, room)
         started = perf_counter()
-        chosen = cache.choose(ids[:, None], counts, self._choices[1], steps)
+        chosen = self._cache.choose(ids[:, None], counts, self._choices[1], steps)
         self._pace.note(perf_counter() - started)
         done = []
         for row, (slot, task) in enumerate(zip(going, tasks, strict=True)):

@@ -81,6 +81,11 @@ class Reply:
         return self.add(token, rated)
 
     @property
+    def wants_logits(self) -> bool:
+        """Whether what chooses is Python: an engine cannot."""
+        return bool(self.options.logits_processors)
+
+    @property
     def room(self) -> int:
         """Tokens that it may still get."""
         return self._room - self._count
@@ -137,7 +142,8 @@ class Reply:
 
 def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
     """Yield the pieces of a reply, one for each token; the last has a finish reason."""
-    return _in_runs(decoder, reply) if decoder.chooses else _one_by_one(decoder, reply)
+    inside = decoder.chooses and not reply.wants_logits
+    return _in_runs(decoder, reply) if inside else _one_by_one(decoder, reply)
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError
 from atom_edge.runtimes import generation, native
+from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
@@ -140,6 +142,29 @@ def test_an_end_token_ends_a_reply_within_a_run(
         *session.generate_batch(["The water", "The sea"], temperature=0)[:1],
     ):
         assert (reply.token_ids, reply.finish_reason) == (whole.token_ids[:first], "stop")
+
+
+def test_what_processes_logits_stays_outside(session: AtomSession) -> None:
+    def only_even(token_ids: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        logits[1::2] = -np.inf
+        return logits
+
+    plain: Options = {"temperature": 0, "max_new_tokens": 12}
+    alone = session.generate("The water", logits_processors=[only_even], **plain)
+    assert not any(token % 2 for token in alone.token_ids)
+    batch = session.new_batch(2)
+    tasks = [
+        Task(session.new_reply("The water", logits_processors=[only_even], **plain)),
+        Task(session.new_reply("The water", **plain)),
+    ]
+    tokens: dict[Task, list[int]] = {task: [] for task in tasks}
+    for task in tasks:
+        batch.join(task)
+    while len(batch):
+        for task, piece in batch.run():
+            tokens[task].append(piece.token_id)
+    expected = session.generate("The water", **plain)
+    assert [tuple(each) for each in tokens.values()] == [alone.token_ids, expected.token_ids]
 
 
 def test_runs_grow_while_they_are_brisk() -> None:
