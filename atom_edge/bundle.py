@@ -110,7 +110,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     root = Path(path)
     if not root.is_dir():
-        raise BundleError(f"There is no bundle {root}: it is not a folder.")
+        raise BundleError(f"There is no bundle {root}: it is neither a folder nor a hub id.")
     before = _identity(root)
     try:
         bundle = _open(root)

@@ -12,7 +12,7 @@ from typing import TypeVar, Unpack
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.errors import BundleError, GenerationError
-from atom_edge.reference import bundle_path
+from atom_edge.hub import find_bundle
 from atom_edge.runtimes.asynchronous import in_thread, until
 from atom_edge.runtimes.batch import Batch, generate_batch, stream_batch
 from atom_edge.runtimes.constraint import Constraints
@@ -75,7 +75,7 @@ class AtomSession:
         """Verify and load a bundle.
 
         Args:
-            bundle: its folder; the reference bundle of this package when None.
+            bundle: its folder, or a hub id; the reference bundle of this package when None.
             threads: threads of one run at most, on cores that nothing else wants; when None, few
                 that give way to others. A small model runs on one in any case. See `open_graph`.
             provider: "cpu"; "cuda", which needs a bundle exported for it and is an error where it
@@ -86,7 +86,7 @@ class AtomSession:
             IntegrityError: if a file is missing, changed or unsafe.
             ProviderError: if the provider cannot be had.
         """
-        opened = open_bundle(bundle_path() if bundle is None else bundle)
+        opened = open_bundle(find_bundle(bundle))
         return cls(opened, threads=threads, provider=provider)
 
     def __repr__(self) -> str:

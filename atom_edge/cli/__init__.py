@@ -25,6 +25,7 @@ from atom_edge.cli.export import export_command
 from atom_edge.cli.generate import generate
 from atom_edge.cli.inspect import inspect_command
 from atom_edge.cli.pretrain import pretrain
+from atom_edge.cli.push import push
 from atom_edge.cli.serve import serve
 from atom_edge.cli.train_tokenizer import train_tokenizer
 from atom_edge.cli.validate import validate_command
@@ -89,6 +90,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], tuple[str, ...]], ...] = (
         pretrain,
         ("pretrain atom-reference --data corpus -o run", "pretrain my.toml -o run --resume"),
     ),
+    ("push", push, ("push my-bundle ORG/NAME",)),
     ("serve", serve, ("serve my-bundle --port 8000", "serve my-bundle --api-key-file keys.txt")),
     ("train-tokenizer", train_tokenizer, ("train-tokenizer corpus -o tokenizer",)),
     (

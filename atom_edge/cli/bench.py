@@ -64,14 +64,14 @@ def bench(
     """
     from atom_edge.bundle import open_bundle
     from atom_edge.cli.steps import show_steps
-    from atom_edge.reference import bundle_path
+    from atom_edge.hub import find_bundle
     from atom_edge.runtimes.benchmark import Test, measure
     from atom_edge.runtimes.providers import default_threads
 
     if picture is not None and picture.suffix not in (".svg", ".png"):
         raise typer.BadParameter("A picture ends in .svg or .png.", param_hint="--picture")
     kinds = [(n, 0) for n in _numbers(prompt)] + [(0, n) for n in _numbers(generate)]
-    opened = open_bundle(bundle_path() if bundle is None else bundle)
+    opened = open_bundle(find_bundle(bundle))
     default = default_threads(opened.graph(opened.roles[0]))
     thread_counts = [default] if threads is None else _numbers(threads)
     tests = [

@@ -32,10 +32,10 @@ def inspect_command(
     """
     from atom_edge.border import format_json
     from atom_edge.bundle import open_bundle
+    from atom_edge.hub import find_bundle
     from atom_edge.onnx_graph import parse_graph
-    from atom_edge.reference import bundle_path
 
-    opened = open_bundle(bundle_path() if bundle is None else bundle)
+    opened = open_bundle(find_bundle(bundle))
     graphs = {
         str(role): parse_graph(opened.read_graph(role), str(opened.graph(role)))
         for role in opened.roles

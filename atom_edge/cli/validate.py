@@ -40,9 +40,10 @@ def validate_command(
     from atom_edge.cli.figures import figure_table, show_figures_of_failure
     from atom_edge.cli.steps import show_steps
     from atom_edge.exporters.origin import locate_origin
+    from atom_edge.hub import find_bundle
 
     # Before torch is imported, which takes seconds.
-    opened = open_bundle(bundle)
+    opened = open_bundle(find_bundle(bundle))
     origin = locate_origin(opened, against, revision=revision, trust_remote_code=trust_remote_code)
     with needs_extra("atom-edge validate", "export"):
         from atom_edge.exporters.repeat import check, validate_bundle

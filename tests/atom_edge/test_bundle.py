@@ -270,7 +270,7 @@ def test_an_unreadable_manifest_is_refused(folder: Path, content: str) -> None:
 def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="atom-edge export"):
         open_bundle(tmp_path)
-    with pytest.raises(BundleError, match="not a folder"):
+    with pytest.raises(BundleError, match="neither a folder nor a hub id"):
         open_bundle(tmp_path / "nothing")
 
 
