@@ -31,7 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from atom_edge.attention import eager_attention_forward, exclude_own_value
 from atom_edge.config import AtomConfig
 from atom_edge.errors import GenerationError
-from atom_edge.rotary import rotary_tables, rotate
+from atom_edge.rotary import has_tables, rotary_rows, rotary_tables, rotate
 from atom_edge.transformers_versions import cache_in, causal_mask
 
 
@@ -158,9 +158,10 @@ class AtomPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
         elif isinstance(module, AtomModel):
             # transformers 5 makes a model without memory first, and then what is in no file.
-            cos, sin = rotary_tables(self.config)
-            module.rotary_cos.copy_(cos)
-            module.rotary_sin.copy_(sin)
+            if module.rotary_cos is not None:
+                cos, sin = rotary_tables(self.config)
+                module.rotary_cos.copy_(cos)
+                module.rotary_sin.copy_(sin)
 
 
 class AtomModel(AtomPreTrainedModel):
@@ -173,7 +174,7 @@ class AtomModel(AtomPreTrainedModel):
             AtomDecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        cos, sin = rotary_tables(config)
+        cos, sin = rotary_tables(config) if has_tables(config) else (None, None)
         self.register_buffer("rotary_cos", cos, persistent=False)
         self.register_buffer("rotary_sin", sin, persistent=False)
         self.gradient_checkpointing = False
@@ -233,9 +234,13 @@ class AtomModel(AtomPreTrainedModel):
                 cache=past_key_values,
                 position_ids=position_ids,
             )
+        if self.rotary_cos is None:
+            cos, sin = rotary_rows(self.config, position_ids)
+        else:
+            cos, sin = self.rotary_cos[position_ids], self.rotary_sin[position_ids]
         rotary = (
-            self.rotary_cos[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
-            self.rotary_sin[position_ids].unsqueeze(1).to(inputs_embeds.dtype),
+            cos.unsqueeze(1).to(inputs_embeds.dtype),
+            sin.unsqueeze(1).to(inputs_embeds.dtype),
         )
         hidden_states = _times(inputs_embeds, self.config.embedding_multiplier)
         for layer in self.layers:

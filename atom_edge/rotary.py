@@ -21,13 +21,27 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, Any]
 
+# Bytes of tables that a graph may hold: those of 131,072 positions of 32 pairs would be 33 MB in
+# every graph.
+_LARGEST_TABLES = 4 * 2**20
+
+
+def has_tables(config: AtomConfig) -> bool:
+    """Whether the model keeps a table of all positions, and does not compute what it needs."""
+    return 2 * 4 * config.max_position_embeddings * config.rotary_dim // 2 <= _LARGEST_TABLES
+
 
 def rotary_tables(config: AtomConfig) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's rotary angles, each float32 `[context, R]`."""
+    return rotary_rows(config, torch.arange(config.max_position_embeddings))
+
+
+def rotary_rows(config: AtomConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles at integer `positions` `[...]`, each float32 `[..., R]`."""
     frequencies, factor = inverse_frequencies(config)
-    positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-    angles = torch.outer(positions, frequencies)
-    return angles.cos() * factor, angles.sin() * factor
+    angles = positions.unsqueeze(-1).float() * frequencies.to(positions.device)
+    cos, sin = angles.cos(), angles.sin()
+    return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
 
 
 def inverse_frequencies(config: AtomConfig) -> tuple[Tensor, float]:

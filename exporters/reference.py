@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,13 @@ class Reference:
         self.windows = windows
         self._model = model
         self._remembered: OrderedDict[int, Logits] = OrderedDict()
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._begun: dict[int, Future[Logits]] = {}
+
+    def begin(self, window: int) -> None:
+        """Start to compute a window's logits, on another core than a graph that runs meanwhile."""
+        if window not in self._remembered and window not in self._begun:
+            self._begun[window] = self._background.submit(self.run, self.windows[window])
 
     def logits(self, window: int) -> Logits:
         """Logits `[W, V]` of a window. The latest are remembered, as far as memory is bounded.
@@ -61,7 +69,8 @@ class Reference:
         if window in self._remembered:
             self._remembered.move_to_end(window)
         else:
-            self._remembered[window] = self.run(self.windows[window])
+            self.begin(window)
+            self._remembered[window] = self._begun.pop(window).result()
             held = sum(logits.nbytes for logits in self._remembered.values())
             while held > _REMEMBERED and len(self._remembered) > 1:
                 held -= self._remembered.popitem(last=False)[1].nbytes

@@ -132,6 +132,7 @@ def measure(
     whole = _Pieces(reference)
     prefill = Divergence()
     for row in range(min(_ROWS, len(reference.windows))):
+        reference.begin(row)
         logits = _at_once(engine, reference.windows[row])
         whole.add(row, 0, logits)
         _add_window(prefill, reference, row, logits)
@@ -309,6 +310,7 @@ def _prefill(
         estimates = divergence.perplexity_ratio, divergence.mean_kl
         if window >= fewest and _are_settled(limits, *estimates):
             break
+        reference.begin(window)
         logits = _at_once(engine, reference.windows[window])
         _add_window(divergence, reference, window, logits)
     yield figure("tokens.prefill", divergence.tokens)
@@ -338,6 +340,7 @@ def _decode(
             # Prefill was settled with fewer windows.
             logits = _at_once(engine, reference.windows[window])
             _add_window(prefill, reference, window, logits)
+        reference.begin(window)
         ids = reference.windows[window][: sample.decode_tokens + 1]
         count = len(ids) - 1
         cache = engine.new_cache(1)
