@@ -27,7 +27,7 @@ _STANDARD = (
     "DequantizeLinear DynamicQuantizeLinear Equal Erf Exp Expand Flatten Floor Gather",
     "GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity LayerNormalization Less",
     "LessOrEqual Log MatMul MatMulInteger Max Min Mod Mul Neg Not Or Pow QuantizeLinear",
-    "RMSNormalization Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape",
+    "RMSNormalization Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Round",
     "RotaryEmbedding ScatterElements ScatterND Shape Sigmoid SimplifiedLayerNormalization Sin",
     "Slice Softmax Softplus Split Sqrt Squeeze Sub Swish Tanh TensorScatter Transpose Trilu",
     "Unsqueeze Where",

@@ -156,12 +156,11 @@ class AtomPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, AtomModel):
+        elif isinstance(module, AtomModel) and has_tables(self.config):
             # transformers 5 makes a model without memory first, and then what is in no file.
-            if module.rotary_cos is not None:
-                cos, sin = rotary_tables(self.config)
-                module.rotary_cos.copy_(cos)
-                module.rotary_sin.copy_(sin)
+            cos, sin = rotary_tables(self.config)
+            module.rotary_cos.copy_(cos)
+            module.rotary_sin.copy_(sin)
 
 
 class AtomModel(AtomPreTrainedModel):

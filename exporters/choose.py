@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,6 +13,7 @@ import torch
 from atom_edge import __version__
 from atom_edge.errors import ValidationError
 from atom_edge.exporters.graphs import Form, Source
+from atom_edge.exporters.plan import making, validating
 from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.report import Limits
 from atom_edge.exporters.validate import SAMPLES, validate
@@ -120,7 +120,7 @@ def choose(
     tried: list[Tried] = []
     candidates = form.candidates[standard.quantization]
     for candidate in candidates:
-        progress(f"make {form.label}")
+        progress(making(form))
         graphs = candidate.build(source)
         if not graphs:
             continue
@@ -162,16 +162,12 @@ def measure_form(
             standard.reference,
             limits,
             SAMPLES[standard.effort],
-            partial(_prefixed, progress, f"validate {name}: "),
+            lambda check: progress(validating(form, check)),
         )
         measured.append(Measured(name, scheme, figures))
         if measured[-1].failure is not None:
             break
     return tuple(measured)
-
-
-def _prefixed(progress: Progress, prefix: str, step: str) -> None:
-    progress(prefix + step)
 
 
 def validation_of(

@@ -18,24 +18,21 @@ from atom_edge.errors import ExportError
 from atom_edge.exporters.card import model_card
 from atom_edge.exporters.choose import Standard, Tried, choose, refusal, validation_of
 from atom_edge.exporters.foreign import genai_config
-from atom_edge.exporters.graphs import (
-    FORMS,
-    FORMS_OF_OTHER_CLASSES,
-    MAX_KL,
-    MAX_PERPLEXITY_RATIO,
-    Form,
-    Source,
-)
+from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, Source, forms_for
+from atom_edge.exporters.plan import WRITE
 from atom_edge.exporters.reference import Reference
-from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import heldout_windows
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Effort, Manifest, Quantization, Role, Target
 from atom_edge.manifest import Source as Origin
-from atom_edge.runtimes.native import HOW_TO_BUILD
 from atom_edge.tokenizer import Tokenizer
 
 Progress = Callable[[str], None]
+
+# Bytes of a weight in a graph; in int8 with the scales of blocks of 32.
+_BYTES: Mapping[Quantization, float] = {"none": 4, "int8": 1 + 4 / 32}
+# Of 2 GiB, the nodes take next to nothing.
+_LARGEST_GRAPH = 2**31 - 2**24
 
 
 @dataclass(frozen=True)
@@ -80,14 +77,15 @@ def export(
     Raises:
         BundleError: the destination is taken, or the snapshot's generation_config.json says what
             no reply can follow.
-        ExportError: the model has no form for the target, or holds weights that are not finite.
+        ExportError: the model has no form for the target, is too large for one, or holds weights
+            that are not finite.
         ValidationError: a graph is not the PyTorch model within the limits; nothing is written.
     """
+    check_size(snapshot, quantization)
     check_weights(snapshot)
-    forms = _forms(snapshot, target, quantization)
+    forms = forms_for(snapshot, target, quantization)
     with write_bundle(destination, force=force) as staging:
-        progress("trace")
-        source = Source(snapshot, trace(snapshot.decoder))
+        source = Source(snapshot)
         standard = Standard(
             open_reference(snapshot),
             quantization,
@@ -105,7 +103,7 @@ def export(
             elif tried and form.required:
                 raise refusal(left_out, made, standard)
 
-        progress("write")
+        progress(WRITE)
         manifest = Manifest(
             created_by=tool_versions(),
             source=Origin(**snapshot.provenance),
@@ -126,24 +124,19 @@ def export(
     return ExportResult(destination, sealed)
 
 
-def _forms(snapshot: Snapshot, target: Target, quantization: Quantization) -> list[Form]:
-    """The forms of a target that can be made here."""
-    table = FORMS if snapshot.is_atom else FORMS_OF_OTHER_CLASSES
-    if target not in table:
+def check_size(snapshot: Snapshot, quantization: Quantization) -> None:
+    """Raise `ExportError` where a graph would pass the 2 GiB of a protobuf message.
+
+    A bundle's graphs are single files, so the tensors of one cannot lie elsewhere.
+    """
+    weights = sum(parameter.numel() for parameter in snapshot.model.parameters())
+    size = weights * _BYTES[quantization]
+    if size > _LARGEST_GRAPH:
+        smaller = "" if quantization == "int8" else " Export it with --quantize int8."
         raise ExportError(
-            f"There is no graph for the target {target!r} of {type(snapshot.model).__name__}, only "
-            "of models of Llama's shape. Export with --target cpu."
+            f"The model has {weights / 1e9:.2f} billion weights. Its graph would have "
+            f"{size / 2**30:.1f} GiB, and an ONNX file has at most 2.{smaller}"
         )
-    forms = [form for form in table[target] if form.candidates[quantization]]
-    if not forms:
-        raise ExportError(
-            f"There are no graphs for the target {target!r} with the quantization "
-            f"{quantization!r}; choose int8, or the target cpu."
-        )
-    available = [form for form in forms if form.available]
-    if not available:
-        raise ExportError(f"What runs the target {target!r} was not built. {HOW_TO_BUILD}")
-    return available
 
 
 def check_weights(snapshot: Snapshot) -> None:

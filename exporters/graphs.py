@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import onnx_ir as ir
 
+from atom_edge.bundle import Bundle
 from atom_edge.checkpoint import Snapshot
+from atom_edge.errors import ExportError
 from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
 from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.precision.blocks import quantize
 from atom_edge.exporters.static import static_graphs
+from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import Engine
 from atom_edge.manifest import Quantization, Role, Target
 from atom_edge.runtimes import native
@@ -29,6 +32,7 @@ from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.engines.interface import Device
 from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.static import StaticEngine
+from atom_edge.runtimes.native import HOW_TO_BUILD
 from atom_edge.runtimes.providers import open_graph
 
 MAX_PERPLEXITY_RATIO = 1.008
@@ -40,15 +44,14 @@ NATIVE_MAX_KL = 0.0015
 
 @dataclass(frozen=True)
 class Source:
-    """What graphs are made from.
-
-    Attributes:
-        snapshot: the PyTorch model and what belongs to it.
-        traced: the same as an ONNX graph in float32.
-    """
+    """What graphs are made from: the PyTorch model and what belongs to it."""
 
     snapshot: Snapshot
-    traced: ir.Model
+
+    @cached_property
+    def traced(self) -> ir.Model:
+        """The model as an ONNX graph in float32, traced when a form first needs it."""
+        return trace(self.snapshot.decoder)
 
 
 @dataclass(frozen=True)
@@ -201,3 +204,46 @@ FORMS: Mapping[Target, tuple[Form, ...]] = {
 FORMS_OF_OTHER_CLASSES: Mapping[Target, tuple[Form, ...]] = {"cpu": (PORTABLE,)}
 """Of models that are not `AtomForCausalLM`: the other forms rest on its attention."""
 ALL_FORMS = (PORTABLE, NATIVE, STATIC, CUDA)
+
+
+def forms_for(snapshot: Snapshot, target: Target, quantization: Quantization) -> list[Form]:
+    """The forms of a target that a snapshot's model has and that can be made here.
+
+    Raises:
+        ExportError: if there are none.
+    """
+    if snapshot.is_atom:
+        return forms_of(target, quantization)
+    if target not in FORMS_OF_OTHER_CLASSES:
+        raise ExportError(
+            f"There is no graph for the target {target!r} of {type(snapshot.model).__name__}, only "
+            "of models of Llama's shape. Export with --target cpu."
+        )
+    return list(FORMS_OF_OTHER_CLASSES[target])
+
+
+def forms_of(target: Target, quantization: Quantization) -> list[Form]:
+    """The forms of a target that can be made here of a model of Llama's shape.
+
+    Raises:
+        ExportError: if there are none.
+    """
+    forms = [form for form in FORMS[target] if form.candidates[quantization]]
+    if not forms:
+        raise ExportError(
+            f"There are no graphs for the target {target!r} with the quantization "
+            f"{quantization!r}; choose int8, or the target cpu."
+        )
+    available = [form for form in forms if form.available]
+    if not available:
+        raise ExportError(f"What runs the target {target!r} was not built. {HOW_TO_BUILD}")
+    return available
+
+
+def forms_in(bundle: Bundle) -> list[Form]:
+    """The forms that a bundle has graphs for, and that run here."""
+    return [
+        form
+        for form in ALL_FORMS
+        if form.available and all(role in bundle.roles for role in form.roles)
+    ]

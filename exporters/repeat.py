@@ -9,7 +9,8 @@ from atom_edge.checkpoint import Snapshot, open_snapshot
 from atom_edge.errors import ValidationError
 from atom_edge.exporters.choose import Standard, measure_form
 from atom_edge.exporters.export import open_reference
-from atom_edge.exporters.graphs import ALL_FORMS, MAX_KL, MAX_PERPLEXITY_RATIO
+from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, forms_in
+from atom_edge.exporters.plan import OPEN
 from atom_edge.hub import Located
 from atom_edge.manifest import Effort, Measured, Validation
 
@@ -42,7 +43,7 @@ def validate_bundle(
     Returns:
         what was measured, up to the first figure that does not hold; see `check`.
     """
-    progress("open the snapshot")
+    progress(OPEN)
     snapshot = open_snapshot(origin, trust_remote_code=trust_remote_code)
     _check_same_source(bundle, snapshot)
     manifest = bundle.manifest
@@ -56,13 +57,12 @@ def validate_bundle(
     )
     schemes = {measured.path: measured.scheme for measured in exported.measured}
     measured: list[Measured] = []
-    for form in ALL_FORMS:
-        if form.available and all(role in bundle.roles for role in form.roles):
-            files = {role: bundle.graph(role) for role in bundle.roles}
-            scheme = next((schemes[role] for role in form.roles if role in schemes), "")
-            measured += measure_form(form, files, scheme, bundle.context_length, standard, progress)
-            if measured[-1].failure is not None:
-                break
+    for form in forms_in(bundle):
+        files = {role: bundle.graph(role) for role in bundle.roles}
+        scheme = next((schemes[role] for role in form.roles if role in schemes), "")
+        measured += measure_form(form, files, scheme, bundle.context_length, standard, progress)
+        if measured[-1].failure is not None:
+            break
     return standard.validation(measured)
 
 

@@ -94,13 +94,18 @@ def export_command(
     with needs_extra("atom-edge export", "export"):
         from atom_edge.checkpoint import open_snapshot
         from atom_edge.exporters.export import export
+        from atom_edge.exporters.graphs import forms_of
+        from atom_edge.exporters.plan import OPEN, SPEED, plan_of_export
         from atom_edge.exporters.threads import leave_cores_free
 
     leave_cores_free()
     limits: dict[str, Any] = {"max_perplexity_ratio": max_perplexity_ratio, "max_kl": max_kl}
     limits["effort"] = validate and validate.value
-    with show_figures_of_failure(as_json), show_steps(quiet=as_json) as step:
-        step("open the snapshot")
+    plan = plan_of_export(
+        forms_of(target.value, quantize.value), validate.value if validate else "quick"
+    )
+    with show_figures_of_failure(as_json), show_steps(as_json, plan) as step:
+        step(OPEN)
         opened = open_snapshot(found, trust_remote_code=trust_remote_code)
         if snapshot is None:
             opened.provenance["repo"] = NAME
@@ -113,7 +118,7 @@ def export_command(
             progress=step,
             **{name: value for name, value in limits.items() if value is not None},
         )
-        step("measure speed")
+        step(SPEED)
         speed = _tokens_per_second(output)
     if as_json:
         _print_json(result, speed)

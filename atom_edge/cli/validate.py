@@ -46,19 +46,22 @@ def validate_command(
     opened = open_bundle(find_bundle(bundle))
     origin = locate_origin(opened, against, revision=revision, trust_remote_code=trust_remote_code)
     with needs_extra("atom-edge validate", "export"):
+        from atom_edge.exporters.graphs import forms_in
+        from atom_edge.exporters.plan import plan_of_validation
         from atom_edge.exporters.repeat import check, validate_bundle
         from atom_edge.exporters.threads import leave_cores_free
 
     leave_cores_free()
+    effort = validate.value if validate else opened.manifest.validation.effort or "quick"
     with show_figures_of_failure(as_json):
-        with show_steps(quiet=as_json) as step:
+        with show_steps(as_json, plan_of_validation(forms_in(opened), effort)) as step:
             measured = validate_bundle(
                 opened,
                 origin,
                 trust_remote_code=trust_remote_code,
                 max_perplexity_ratio=max_perplexity_ratio,
                 max_kl=max_kl,
-                effort=None if validate is None else validate.value,
+                effort=effort,
                 progress=step,
             )
         check(measured)

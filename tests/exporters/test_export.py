@@ -17,6 +17,7 @@ from atom_edge.checkpoint import open_snapshot
 from atom_edge.decoder import Decoder
 from atom_edge.errors import BundleError, ExportError, IntegrityError, ValidationError
 from atom_edge.exporters import export as pipeline
+from atom_edge.exporters import graphs
 from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, NATIVE_MAX_KL
 from atom_edge.exporters.native import SCHEMES
 from atom_edge.exporters.origin import locate_origin
@@ -189,7 +190,7 @@ def test_int8_beyond_its_limit_is_refused(small_snapshot: Path, tmp_path: Path) 
 def test_an_occupied_destination_is_refused_before_any_work(
     small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "trace", lambda _: pytest.fail("work has begun"))
+    monkeypatch.setattr(graphs, "trace", lambda _: pytest.fail("work has begun"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BundleError, match="exists"):
         pipeline.export(open_snapshot(small_snapshot), tmp_path)
