@@ -142,6 +142,10 @@ class _Places:
         return self.nodes[-1].outputs[0]
 
 
+# Inputs of a traced graph that `past_length` says as well.
+_REPLACED = ("attention_mask", "position_ids")
+
+
 def use_static_cache(model: ir.Model) -> int:
     """Apply the pass in place, after `fuse_rotary`.
 
@@ -163,6 +167,7 @@ def use_static_cache(model: ir.Model) -> int:
 
 def _convert(model: ir.Model, groups: int) -> int:
     graph = model.graph
+    _ask_tokens_for_the_batch(graph)
     places = _Places(model, groups)
     graph.insert_before(graph[0], places.nodes)
     layers = apply_rule(_StaticAttention(places), model)
@@ -171,11 +176,23 @@ def _convert(model: ir.Model, groups: int) -> int:
         if value.name == "position_ids":
             ir.convenience.replace_all_uses_with(value, places.positions)
     remove_unused(model)
-    for value in list(graph.inputs):
-        if value.name in ("attention_mask", "position_ids") and not value.uses():
-            graph.inputs.remove(value)
+    replaced = [value for value in graph.inputs if value.name in _REPLACED]
+    if any(value.uses() for value in replaced):
+        return 0
+    for value in replaced:
+        graph.inputs.remove(value)
     name_cache_length(graph)
     return layers
+
+
+def _ask_tokens_for_the_batch(graph: ir.Graph) -> None:
+    """Take the batch size from `input_ids` where the tracer took it from an input that goes."""
+    ids = next(value for value in graph.inputs if value.name == "input_ids")
+    for value in graph.inputs:
+        for node, index in value.uses() if value.name in _REPLACED else ():
+            ends = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
+            if node.op_type == "Shape" and ends == (0, 1):
+                node.replace_input_with(index, ids)
 
 
 def _query_groups(graph: ir.Graph) -> int | None:
