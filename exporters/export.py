@@ -20,6 +20,7 @@ from atom_edge.exporters.choose import Standard, Tried, choose, refusal, validat
 from atom_edge.exporters.foreign import genai_config
 from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, Source, forms_for
 from atom_edge.exporters.plan import WRITE
+from atom_edge.exporters.prompts import prompts_of
 from atom_edge.exporters.reference import Reference
 from atom_edge.exporters.validate import heldout_windows
 from atom_edge.judge import judge_graph
@@ -150,10 +151,10 @@ def check_weights(snapshot: Snapshot) -> None:
 
 
 def open_reference(snapshot: Snapshot) -> Reference:
-    """The snapshot's model over windows of held-out text."""
+    """The snapshot's model over prompts and windows of held-out text."""
     encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
     windows = heldout_windows(encode, snapshot.config.max_position_embeddings)
-    return Reference(snapshot.model, windows)
+    return Reference(snapshot.model, windows, prompts_of(snapshot))
 
 
 def tool_versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ _OPEN, _TRACE, _MAKE, _WRITE, _SPEED = 4, 40, 8, 1, 4
 # Of the int8 graphs of a model of 135 million weights, in seconds.
 _CHECKS: dict[Effort, dict[str, float]] = {
     "quick": {
+        "prompts": 3,
         "whole windows": 12,
         "lengths": 6,
         "continued": 6,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from atom_edge.errors import ValidationError
+from atom_edge.exporters.prompts import Prompt
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -46,10 +47,14 @@ class Reference:
     Args:
         model: a causal language model.
         windows: token ids, `[W]` each; W fits into the model's context.
+        prompts: texts as token ids, ours and transformers'.
     """
 
-    def __init__(self, model: nn.Module, windows: Sequence[Ids]) -> None:
+    def __init__(
+        self, model: nn.Module, windows: Sequence[Ids], prompts: Sequence[Prompt] = ()
+    ) -> None:
         self.windows = windows
+        self.prompts = prompts
         self._model = model
         self._remembered: OrderedDict[int, Logits] = OrderedDict()
         self._background = ThreadPoolExecutor(max_workers=1)

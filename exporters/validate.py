@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atom_edge.errors import ValidationError
-from atom_edge.evaluation.divergence import Divergence, Estimate, kl_divergence
+from atom_edge.evaluation.divergence import Divergence, Estimate, kl_divergence, log_softmax
 from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.exporters.reference import Ids, Logits, Reference
 from atom_edge.exporters.report import Limits, figure, until_failure
@@ -128,6 +128,8 @@ def measure(
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Figure]:
     """The figures of `validate`, cheapest first, each measured when it is asked for."""
+    progress("prompts")
+    yield from _prompts(engine, reference, limits)
     progress("whole windows")
     whole = _Pieces(reference)
     prefill = Divergence()
@@ -163,6 +165,34 @@ def _at_once(engine: Engine, ids: Ids) -> Logits:
 
 def _add_window(into: Divergence, reference: Reference, window: int, logits: Logits) -> None:
     into.add(reference.logits(window)[:-1], logits[:-1], reference.windows[window][1:])
+
+
+def _prompts(engine: Engine, reference: Reference, limits: Limits) -> Iterator[Figure]:
+    """Texts as a session takes them, beside transformers: its tokenizer, and PyTorch's logits.
+
+    What is compared last is the log-likelihood of each text's tokens after its first.
+    """
+    if not reference.prompts:
+        return
+    same = [np.array_equal(prompt.ours, prompt.theirs) for prompt in reference.prompts]
+    yield figure("prompts_with_other_token_ids", same.count(False), limit=0)
+    context, vocabulary = reference.logits(0).shape
+    differences = [0.0]
+    for prompt in reference.prompts:
+        ids, expected_ids = prompt.ours[:context], prompt.theirs[:context]
+        # Added tokens may lie behind the embedding: sessions refuse a prompt that holds one.
+        if len(ids) > 1 and ids.max() < vocabulary:
+            ours = _log_likelihood(_at_once(engine, ids), ids)
+            theirs = _log_likelihood(reference.run(expected_ids), expected_ids)
+            differences.append(abs(ours - theirs) / len(ids))
+    # Each logarithm of a softmax moves by as much as two logits do.
+    limit = None if limits.logits is None else 2 * limits.logits
+    yield figure("log_likelihood_difference.prompts", max(differences), limit=limit)
+
+
+def _log_likelihood(logits: Logits, ids: Ids) -> float:
+    ahead = np.arange(len(ids) - 1), ids[1:]
+    return float(log_softmax(logits[:-1])[ahead].sum())
 
 
 @dataclass

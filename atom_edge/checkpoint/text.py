@@ -12,6 +12,7 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def open_tokenizer(folder: Path, vocab_size: int) -> SnapshotTokenizer:
     return SnapshotTokenizer(
         file if says_everything else _saved(inner), special, {**config, **special}
     )
+
+
+def as_transformers_encodes(folder: Path) -> Callable[[str], list[int]]:
+    """What makes token ids of a prompt in transformers, from a snapshot's own files."""
+    config = read_json(folder / "tokenizer_config.json")
+    loaded = _load(folder, config)
+    # Version 4 overlooks the setting in some classes.
+    begins = config.get("add_bos_token") is True and loaded.bos_token_id is not None
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = loaded(text, truncation=False, padding=False).input_ids
+        lacks = begins and ids[:1] != [loaded.bos_token_id]
+        return [loaded.bos_token_id, *ids] if lacks else ids
+
+    return encode
 
 
 def _load(folder: Path, config: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ from atom_edge.exporters.repeat import check, validate_bundle
 from atom_edge.exporters.trace import trace
 from atom_edge.manifest import Measured, Role, Validation
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.tokenizer import Tokenizer
 
 BUNDLE_FILES = {
     "README.md",
@@ -166,6 +167,19 @@ def test_a_wrong_graph_leaves_no_bundle(
     with pytest.raises(ValidationError, match="logit difference"):
         pipeline.export(open_snapshot(small_snapshot), destination, force=occupied)
     assert [p.name for p in tmp_path.iterdir()] == (["out"] if occupied else [])
+
+
+def test_a_tokenizer_that_is_not_transformers_is_refused(
+    small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids are compared from text: windows of ids would be right whatever made them."""
+    encode = Tokenizer.encode
+    monkeypatch.setattr(
+        Tokenizer, "encode", lambda self, text, **options: encode(self, text.strip(), **options)
+    )
+    with pytest.raises(ValidationError, match="prompts with other token ids is 1, over 0"):
+        pipeline.export(open_snapshot(small_snapshot), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_weight_that_is_not_a_number_is_refused(small_snapshot: Path, tmp_path: Path) -> None:
