@@ -45,9 +45,11 @@ def pretrain(
     from atom_edge.cli.extras import needs_extra
 
     with needs_extra("atom-edge pretrain", "train"):
+        from atom_edge.exporters.threads import leave_cores_free
         from atom_edge.training.loop import pretrain as run
     from atom_edge.training.recipe import load_recipe
 
+    leave_cores_free()
     snapshot = run(
         load_recipe(recipe),
         output,

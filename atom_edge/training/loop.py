@@ -140,6 +140,18 @@ def _model(recipe: Recipe, initial: Path | None) -> AtomForCausalLM:
     return model
 
 
+def windows_that_suit(device: str, logits: int) -> int:
+    """How many windows a device holds at once where the recipe does not say.
+
+    The logits of a step and their gradients are most of its memory: on a CPU about 2 GB in all.
+
+    Args:
+        device: "cuda" or "cpu".
+        logits: of one window.
+    """
+    return 512 if device == "cuda" else max(1, 2**26 // logits)
+
+
 class Run:
     """Model and optimizers of a run, on this process's device."""
 
@@ -163,6 +175,9 @@ class Run:
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._clipped = [p for p in self.model.parameters() if p.requires_grad]
         self._on_gpu = self.device.type == "cuda"
+        self._device_windows = recipe.device_windows or windows_that_suit(
+            self.device.type, recipe.context * self.model.config.vocab_size
+        )
         self._fast = fast or self._on_gpu
         loss = NextTokenLoss(self.model)
         if self._fast:
@@ -223,7 +238,7 @@ class Run:
         for optimizer, rate in zip(self.optimizers, self._base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * factor
         here = windows[self.accelerator.process_index :: self.accelerator.num_processes]
-        parts = np.array_split(here, -(-len(here) // self.recipe.device_windows))
+        parts = np.array_split(here, -(-len(here) // self._device_windows))
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
@@ -251,7 +266,7 @@ class Run:
         result = {}
         for source, cache in zip(self.recipe.sources, caches, strict=True):
             parts = curriculum.validation_batches(
-                cache.validation, self.recipe.context, self.recipe.device_windows
+                cache.validation, self.recipe.context, self._device_windows
             )
             scores = [(self._forward(part, self._uncompiled), len(part)) for part in parts]
             windows = sum(count for _, count in scores)

@@ -65,7 +65,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     tokenizer: str = ""  # folder; empty: the reference checkpoint's
     batch_windows: int = 512  # windows of a step, over all devices
-    device_windows: int = 512  # windows that a device holds at once
+    device_windows: int = 0  # windows that a device holds at once; 0: what suits it
     seed: int = 0
     aligned_share: float = 0.0  # of the windows with a document's start in them, begin at it
     validation_tokens: int = 262_144  # held out of each source

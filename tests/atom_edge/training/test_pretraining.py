@@ -21,7 +21,7 @@ from atom_edge.errors import TrainingError
 from atom_edge.reference import checkpoint_path
 from atom_edge.training import log, synthetic
 from atom_edge.training.cache import build_caches
-from atom_edge.training.loop import pretrain
+from atom_edge.training.loop import pretrain, windows_that_suit
 from atom_edge.training.recipe import Recipe, Source, load_recipe
 from atom_edge.training.sources import read_shard, stream_hub
 from atom_edge.training.state import load_newest
@@ -35,6 +35,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_a_cpu_holds_few_windows_at_once() -> None:
+    """A step of 512 windows of 512 tokens and 4,096 logits each took 23 GB."""
+    assert windows_that_suit("cpu", 512 * 4096) == 32
+    assert windows_that_suit("cpu", 2**30) == 1
+    assert windows_that_suit("cuda", 512 * 4096) == 512
 
 
 def write_shard(path: Path, seed: int, documents: int = 150) -> None:
