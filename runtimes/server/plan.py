@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atom_edge.errors import BundleError, GenerationError, RequestError, TokenizerError
+from atom_edge.errors import (
+    BundleError,
+    GenerationError,
+    MissingExtraError,
+    RequestError,
+    TokenizerError,
+)
 from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.options import OPTIONS, Options
 from atom_edge.runtimes.server.answers import ChatChoice, Choice, CompletionChoice, Json
@@ -153,7 +159,7 @@ class Planner:
             options = {**options, "seed": (seed + number) % 2**64}
         try:
             reply = self._session.new_reply(prompt, **options)
-        except (GenerationError, TokenizerError) as error:
+        except (GenerationError, MissingExtraError, TokenizerError) as error:
             raise RequestError(str(error), param=_field(str(error))) from error
         if reply.prompt.truncated_tokens:
             tokens = len(reply.prompt.token_ids) + reply.prompt.truncated_tokens

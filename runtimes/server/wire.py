@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from msgspec import Struct
 
@@ -29,7 +29,6 @@ _NEUTRAL: Mapping[str, Sequence[object]] = {
     "frequency_penalty": (0,),
     "logit_bias": ({},),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -40,6 +39,13 @@ _NEUTRAL: Mapping[str, Sequence[object]] = {
     "service_tier": ("auto", "default"),
     "best_of": (1,),
 }
+
+
+# Fields that are options of a session by the same name.
+_OPTIONS = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop"),
+    *("regex", "json_schema", "grammar"),
+)
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -63,6 +69,9 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    regex: str | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
     user: str | None = None  # says who asks, not for what
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -83,13 +92,11 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
 
     def options(self) -> Options:
         """The options that were given, by the names of a session."""
-        options: Options = {}
-        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop"):
-            if (value := getattr(self, name)) is not None:
-                options[name] = value
+        given = {name: getattr(self, name) for name in _OPTIONS}
+        options = {name: value for name, value in given.items() if value is not None}
         if self.seed is not None:
             options["seed"] = self.seed % 2**64  # OpenAI's may be negative
-        return options
+        return cast(Options, options)
 
 
 class CompletionRequest(Sampled):
@@ -151,6 +158,22 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
         return {"role": role, "content": "".join(texts)}
 
 
+class JsonSchema(Struct, forbid_unknown_fields=True):
+    """A schema that a chat's reply must follow."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None  # a reply always follows it
+
+
+class ResponseFormat(Struct, forbid_unknown_fields=True):
+    """What a chat's reply must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(Sampled):
     """A request for `/v1/chat/completions`."""
 
@@ -158,12 +181,24 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: str | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
+
+    def options(self) -> Options:
+        """See `Sampled`."""
+        options = super().options()
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return options
+        if wanted.type == "json_object":
+            return {**options, "json_schema": {"type": "object"}}
+        if wanted.json_schema is None:
+            raise RequestError("response_format has no json_schema.", param="response_format")
+        return {**options, "json_schema": wanted.json_schema.schema}
 
 
 class TokenizeRequest(Struct, forbid_unknown_fields=True):

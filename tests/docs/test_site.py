@@ -17,7 +17,7 @@ from atom_edge.cli import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages whose programs have tests of their own.
-ELSEWHERE = {"plain-onnxruntime.md"}
+ELSEWHERE = {"plain-onnxruntime.md", "serving.md"}
 PROGRAMS = [
     pytest.param(program, id=f"{page.name}-{number}")
     for page in PAGES

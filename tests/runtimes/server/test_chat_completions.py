@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_without_a_limit_the_context_is_one(chat_server: Running) -> None:
     ("options", "param"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.role"),
@@ -79,6 +80,13 @@ def test_what_cannot_be_done_is_refused_by_name(
     with pytest.raises(openai.BadRequestError) as refused:
         chat(chat_server, **options)
     assert refused.value.param == param
+
+
+def test_a_reply_follows_a_schema(chat_server: Running) -> None:
+    schema = {"type": "object", "properties": {"size": {"enum": [1, 2]}}, "required": ["size"]}
+    wanted = {"name": "size", "schema": {**schema, "additionalProperties": False}}
+    response = chat(chat_server, response_format={"type": "json_schema", "json_schema": wanted})
+    assert json.loads(response.choices[0].message.content)["size"] in (1, 2)
 
 
 def test_a_base_model_has_no_chat(server: Running) -> None:

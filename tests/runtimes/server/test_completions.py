@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import openai
@@ -201,6 +202,14 @@ def test_a_prompt_over_the_context_is_refused_with_both_figures(server: Running)
     assert refused.value.body["n_prompt_tokens"] == 128
     assert refused.value.body["n_ctx"] == 128
     assert complete(server, [5] * 127).usage.completion_tokens == 1
+
+
+def test_a_reply_follows_a_pattern(server: Running) -> None:
+    more = {"regex": "[0-9]{3}"}
+    (choice,) = complete(server, "The", extra_body=more).choices
+    assert re.fullmatch("[0-9]{3}", choice.text)
+    with pytest.raises(openai.BadRequestError, match="regex"):
+        complete(server, "The", extra_body={"regex": "("})
 
 
 def test_another_model_is_not_found(server: Running) -> None:
