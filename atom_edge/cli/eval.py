@@ -22,8 +22,8 @@ def eval_command(
     tasks: Annotated[
         str,
         typer.Option(
-            help="Tasks of the lm-evaluation-harness, perplexity, arithmark2, arithmark2_like; "
-            "commas between them."
+            help="Tasks of the lm-evaluation-harness, perplexity, arithmark2, arithmark2_like, "
+            "arithmark3; commas between them."
         ),
     ] = _DEFAULT_TASKS,
     data: Annotated[

@@ -1,14 +1,18 @@
-"""ArithMark-2.0 by its official scoring, over the user's own file of it.
+"""ArithMark by its official scoring, over the user's own file of it.
 
-Context and ending are tokenized apart and joined; an ending's score is the sum of its tokens'
-log-probabilities, without length normalisation; the highest wins. A file in the same form, such
-as a stand-in of other items, is scored in the same way and reported under its own name.
+Context and ending are tokenized apart and joined. ArithMark-2.0 takes the ending whose tokens'
+log-probabilities have the highest sum; ArithMark-3.0 gives that and, as its main figure, the
+accuracy by the highest mean. A file in the same form, such as a stand-in of other items, is scored
+in the same way and reported under its own name.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +22,28 @@ from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
 from atom_edge.evaluation.scoring import score
 from atom_edge.evaluation.tasks import read_rows
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the versions differ in: the metrics, and the name of the part that a row is of."""
+
+    metrics: tuple[str, ...]
+    part: Callable[[dict[str, Any]], str]
+
+
+_SECOND = _Form(("acc",), lambda row: f"{int(row['metadata']['operator_count'])} operators")
+_THIRD = _Form(("acc", "acc_norm"), lambda row: str(row.get("activity_label", "unknown")))
+_FORMS = {"arithmark2": _SECOND, "arithmark2_like": _SECOND, "arithmark3": _THIRD}
+ARITHMARK_TASKS = tuple(_FORMS)
+
+
+@dataclass(frozen=True)
+class _Item:
+    context: str
+    endings: tuple[str, ...]
+    label: int
+    part: str
 
 
 def find_file(data: Path, task: str) -> Path:
@@ -33,25 +59,63 @@ def find_file(data: Path, task: str) -> Path:
 
 
 def arithmark(model: Model, file: Path, task: str, limit: int | None = None) -> list[Result]:
-    """Accuracy over all items, and over those of each number of operators.
+    """Accuracy over all items, and over those of each part: a number of operators, or a category.
 
     Args:
         model: what is scored.
-        file: rows with `ctx`, four `endings`, `label` and `metadata.operator_count`.
-        task: the name to report under.
+        file: rows with `ctx`, two `endings` or more and `label`; in ArithMark-2.0's form also
+            `metadata.operator_count`, in that of 3.0 `activity_label`.
+        task: one of `ARITHMARK_TASKS`, the name to report under.
         limit: only so many items.
+
+    Raises:
+        EvaluationError: for a row of another form, with its number.
     """
-    rows = list(read_rows(file))[:limit]
+    form = _FORMS[task]
+    items = _read(file, form)[:limit]
     encode = model.tokenizer.encode
-    requests = [(encode(row["ctx"]), encode(ending)) for row in rows for ending in row["endings"]]
+    requests = [(encode(item.context), encode(end)) for item in items for end in item.endings]
     with progress_bar(len(requests)) as progress:
-        scores = [value for value, _ in score(model, requests, progress)]
+        sums = np.array([value for value, _ in score(model, requests, progress)])
+    lengths = np.array([len(ending) for _, ending in requests])
+    results = []
+    for metric in form.metrics:
+        scores = sums / lengths if metric == "acc_norm" else sums
+        results += _results(task, metric, items, scores.tolist())
+    return results
+
+
+def _results(task: str, metric: str, items: list[_Item], scores: list[float]) -> list[Result]:
     right: dict[str, list[bool]] = defaultdict(list)
     first = 0
-    for row in rows:
-        ours = scores[first : first + len(row["endings"])]
-        first += len(row["endings"])
-        correct = int(np.argmax(ours)) == row["label"]
+    for item in items:
+        ours = scores[first : first + len(item.endings)]
+        first += len(item.endings)
+        correct = int(np.argmax(ours)) == item.label
         right[""].append(correct)
-        right[f", {row['metadata']['operator_count']} operators"].append(correct)
-    return [Result.of_share(task + part, "acc", found) for part, found in sorted(right.items())]
+        right[f", {item.part}"].append(correct)
+    return [Result.of_share(task + part, metric, found) for part, found in sorted(right.items())]
+
+
+def _read(file: Path, form: _Form) -> list[_Item]:
+    items = []
+    for number, row in enumerate(read_rows(file), start=1):
+        try:
+            items.append(_item(row, form))
+        except (LookupError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"{file}, line {number}: no item of ArithMark: {type(error).__name__} {error}."
+            ) from error
+    if not items:
+        raise EvaluationError(f"{file} holds no items.")
+    return items
+
+
+def _item(row: dict[str, Any], form: _Form) -> _Item:
+    context, endings, label = row["ctx"], row["endings"], int(row["label"])
+    texts = [context, *endings]
+    if len(endings) < 2 or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("ctx and two endings or more must be texts, none of them empty")
+    if not 0 <= label < len(endings):
+        raise ValueError(f"label {label} is none of {len(endings)} endings")
+    return _Item(context, tuple(endings), label, form.part(row))

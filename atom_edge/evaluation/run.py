@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from atom_edge.errors import EvaluationError
-from atom_edge.evaluation.arithmark import arithmark, find_file
+from atom_edge.evaluation.arithmark import ARITHMARK_TASKS, arithmark, find_file
 from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.evaluation.models import Model, open_model
 from atom_edge.evaluation.perplexity import perplexity
 from atom_edge.evaluation.results import Result
-
-_ARITHMARK = ("arithmark2", "arithmark2_like")
 
 
 def evaluate(
@@ -33,7 +31,7 @@ def evaluate(
 
     Args:
         target: a bundle's folder, or a snapshot's folder or hub id.
-        tasks: names of harness tasks, "perplexity", "arithmark2" or "arithmark2_like".
+        tasks: names of harness tasks, "perplexity", and those of `ARITHMARK_TASKS`.
         data: folder of local task files; without it harness tasks come from the hub.
         split: another split of the local files than the one that the harness scores.
         against: the snapshot that a bundle's predictions are compared with, for "perplexity".
@@ -47,7 +45,7 @@ def evaluate(
     # What can be wrong is found before the first task runs for minutes.
     model = open_model(target, threads)
     reference = open_model(against, threads) if against is not None else None
-    files = {name: _arithmark_file(data, name) for name in tasks if name in _ARITHMARK}
+    files = {name: _arithmark_file(data, name) for name in tasks if name in ARITHMARK_TASKS}
     words = _text(text) if "perplexity" in tasks else ""
     results: list[Result] = []
     in_harness = [name for name in tasks if name not in (*files, "perplexity")]

@@ -76,3 +76,52 @@ def test_the_file_must_be_there_and_the_only_one(tmp_path: Path) -> None:
     file.with_name("more.jsonl.xz").touch()
     with pytest.raises(EvaluationError, match="found 2"):
         find_file(tmp_path, "arithmark2")
+
+
+def test_the_third_has_a_mean_beside_the_sum_and_its_own_parts(
+    snapshot_model: Model, exact: Exact, tmp_path: Path
+) -> None:
+    encode = snapshot_model.tokenizer.encode
+    scores = [sums(snapshot_model, exact, context, endings) for context, endings, _ in ITEMS]
+    by_sum = [int(np.argmax(some)) for some in scores]
+    by_mean = [
+        int(np.argmax([s / len(encode(e)) for s, e in zip(some, endings, strict=True)]))
+        for some, (_, endings, _) in zip(scores, ITEMS, strict=True)
+    ]
+    assert by_sum != by_mean
+    rows = [
+        {"ctx": context, "endings": endings, "label": str(label), "activity_label": kind}
+        for (context, endings, _), label, kind in zip(ITEMS, by_mean, "abaa", strict=True)
+    ]
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = {
+        (r.task, r.metric): (r.value, r.count)
+        for r in arithmark(snapshot_model, file, "arithmark3")
+    }
+    assert found["arithmark3", "acc_norm"] == (1.0, 4)
+    assert found["arithmark3, a", "acc_norm"] == (1.0, 3)
+    assert found["arithmark3, b", "acc_norm"] == (1.0, 1)
+    same = sum(one == other for one, other in zip(by_sum, by_mean, strict=True))
+    assert found["arithmark3", "acc"] == (same / 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ctx": ""}, "texts"),
+        ({"endings": [" 1"]}, "texts"),
+        ({"endings": [" 1", 2]}, "texts"),
+        ({"label": 2}, "label 2 is none of 2"),
+        ({"label": "x"}, "ValueError"),
+        ({"metadata": {}}, "operator_count"),
+    ],
+)
+def test_a_row_of_another_form_is_named(
+    change: dict[str, Any], said: str, snapshot_model: Model, tmp_path: Path
+) -> None:
+    row = {"ctx": "1 + 1 =", "endings": [" 1", " 2"], "label": 1, "metadata": {"operator_count": 1}}
+    file = tmp_path / "items.jsonl"
+    file.write_text(f"{json.dumps(row)}\n{json.dumps(row | change)}\n", encoding="utf-8")
+    with pytest.raises(EvaluationError, match=f"line 2: .*{said}"):
+        arithmark(snapshot_model, file, "arithmark2")
