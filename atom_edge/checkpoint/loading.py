@@ -28,13 +28,16 @@ def load(reading: Reading, named: NamedTensors, tensors: Mapping[str, Tensor]) -
     Raises:
         WeightsError: a tensor is of another shape, or of a dtype that holds no weights.
     """
-    weights = separate(tensors, named, reading.config)
+    try:
+        weights = separate(tensors, named, reading.config)
+    except WeightsError as error:
+        raise WeightsError(f"{error}\n{_whence(reading)}") from error
     if reading.config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     with no_init_weights():
         model = AtomForCausalLM(reading.config)
     model.tie_weights()  # one parameter, so that a trace stores it once
-    _check_shapes(weights, named, model)
+    _check_shapes(weights, named, model, reading)
     if reading.interleaved:
         weights = halve_rotary(weights, reading.config)
     if reading.gate_last:
@@ -45,7 +48,7 @@ def load(reading: Reading, named: NamedTensors, tensors: Mapping[str, Tensor]) -
 
 
 def _check_shapes(
-    weights: Mapping[str, Tensor], named: NamedTensors, model: AtomForCausalLM
+    weights: Mapping[str, Tensor], named: NamedTensors, model: AtomForCausalLM, reading: Reading
 ) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -61,4 +64,11 @@ def _check_shapes(
         if tensor.dtype not in _FLOATS
     ]
     if wrong:
-        raise WeightsError("The tensors do not fit the configuration:\n  " + "\n  ".join(wrong))
+        raise WeightsError(
+            "The tensors do not fit together:\n  " + "\n  ".join(wrong) + f"\n{_whence(reading)}"
+        )
+
+
+def _whence(reading: Reading) -> str:
+    """Of two tensors that contradict each other, either may be the wrong one: name both."""
+    return f"The expected sizes come from config.json and {'; '.join(reading.measured)}."

@@ -49,12 +49,14 @@ class Reading:
         interleaved: whether rotary embedding turns neighbouring rows of a head together.
         gate_last: whether the tensors named as gate and up mean up and gate.
         notes: the choices that nothing in the snapshot states.
+        measured: the tensors that sizes were read from: each may be the one that is wrong.
     """
 
     config: AtomConfig
     interleaved: bool
     gate_last: bool = False
     notes: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,12 @@ def read_config(
         unrotated_layers=unrotated_layers(raw, sizes["num_hidden_layers"]),
         tie_word_embeddings=_tied(says, tensors),
     )
-    return Reading(config, interleaved, notes=tuple(notes))
+    return Reading(
+        config,
+        interleaved,
+        notes=tuple(notes),
+        measured=tuple(dict.fromkeys(measure.seen_in for measure in measured.values())),
+    )
 
 
 def _parts(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, bool]:
@@ -170,7 +177,7 @@ def _measure(named: NamedTensors, tensors: Mapping[str, Tensor]) -> dict[str, Me
         kv = Measure(both.value // 2, both.seen_in)
     else:
         fused = axis(attention + "qkv_proj.weight", 0)
-        kv = Measure((fused.value - query.value) // 2, fused.seen_in)
+        kv = Measure((fused.value - query.value) // 2, f"{fused.seen_in} and {query.seen_in}")
     return {
         "vocab_size": axis("model.embed_tokens.weight", 0),
         "hidden_size": axis("model.embed_tokens.weight", 1),
