@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from atom_edge.errors import BuildError  # noqa: E402  (found by the line above)
+from atom_edge.runtimes.native import CMAKE_FOLDER, library_name  # noqa: E402
 from atom_edge.runtimes.native import build as native  # noqa: E402
-from atom_edge.runtimes.native import library_name  # noqa: E402
 
 PACKAGE = Path("atom_edge", "runtimes", "native")
 REQUIRED = os.environ.get("ATOM_EDGE_NATIVE") == "required"
@@ -66,7 +66,7 @@ class BuildNative(Command):
 
     def get_source_files(self) -> list[str]:
         """Files of a source distribution."""
-        folders = (native.SOURCES, native.HEADERS)
+        folders = (native.SOURCES, native.HEADERS, CMAKE_FOLDER)
         return [
             str(file.relative_to(ROOT))
             for folder in folders

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).resolve().parent
 INCLUDE_FOLDER = _FOLDER / "include"
+CMAKE_FOLDER = _FOLDER / "cmake"
 HOW_TO_BUILD = (
     "Install a C++ compiler (Debian, Ubuntu: apt install g++), then run: "
     "python -m atom_edge.runtimes.native.build"

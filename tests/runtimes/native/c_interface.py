@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,11 @@ from typing import Any
 
 import onnxruntime
 
+from atom_edge.bundle import seal
+from atom_edge.checkpoint import open_snapshot
+from atom_edge.exporters.native import Scheme, build, describe
+from atom_edge.manifest import Manifest
+from atom_edge.reference import bundle_path
 from atom_edge.runtimes import native
 
 OK, ARGUMENT, BUNDLE, MEMORY, RUNTIME, CANCELLED = range(6)
@@ -105,6 +112,27 @@ class Reply:
         self.generation_tokens = piece.generation_tokens
         assert 0 < piece.prompt_seconds < 600
         assert 0 <= piece.generation_seconds < 600
+
+
+def make_bundle(snapshot: Path, folder: Path, **generation: Any) -> Path:
+    """The native graph of a snapshot beside the files of the reference bundle."""
+    opened = open_snapshot(snapshot)
+    folder.mkdir()
+    (folder / "onnx").mkdir()
+    graph = build(describe(opened.model), Scheme(segment=32))
+    (folder / "onnx" / "native.onnx").write_bytes(graph.SerializeToString())
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    ):
+        shutil.copy(bundle_path() / name, folder / name)
+    if generation:
+        (folder / "generation_config.json").write_text(json.dumps(generation), "utf-8")
+    manifest = Manifest(context_length=512, graphs={"native": "onnx/native.onnx"})
+    seal(folder, manifest)
+    return folder
 
 
 def onnxruntime_library() -> Path:

@@ -22,16 +22,14 @@ from c_interface import (
     Failed,
     Reply,
     Session,
+    make_bundle,
     onnxruntime_library,
     opened,
 )
 
-from atom_edge.bundle import open_bundle, seal
-from atom_edge.checkpoint import open_snapshot
+from atom_edge.bundle import open_bundle
 from atom_edge.errors import AtomEdgeError
-from atom_edge.exporters.native import Scheme, build, describe
-from atom_edge.manifest import Manifest
-from atom_edge.reference import bundle_path, checkpoint_path
+from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes.session import AtomSession
 
 PROMPTS = ("The water cycle is", "", "Zażółć gęślą 🙂", "Once upon a time, there was a")
@@ -44,27 +42,6 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"seed": 4, "logprobs": 3, "max_new_tokens": 20},
     {"seed": 5, "logprobs": 0, "max_new_tokens": 1},
 )
-
-
-def make_bundle(snapshot: Path, folder: Path, **generation: Any) -> Path:
-    """The native graph of a snapshot beside the files of the reference bundle."""
-    opened = open_snapshot(snapshot)
-    folder.mkdir()
-    (folder / "onnx").mkdir()
-    graph = build(describe(opened.model), Scheme(segment=32))
-    (folder / "onnx" / "native.onnx").write_bytes(graph.SerializeToString())
-    for name in (
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "generation_config.json",
-    ):
-        shutil.copy(bundle_path() / name, folder / name)
-    if generation:
-        (folder / "generation_config.json").write_text(json.dumps(generation), "utf-8")
-    manifest = Manifest(context_length=512, graphs={"native": "onnx/native.onnx"})
-    seal(folder, manifest)
-    return folder
 
 
 @pytest.fixture(scope="module")
