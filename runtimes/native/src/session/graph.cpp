@@ -109,14 +109,25 @@ size_t size_of(Element type) { return type == Element::f32 ? 4 : 8; }
 
 } // namespace
 
-struct Graph::Parts {
+struct Runtime::Parts {
     explicit Parts(const ort::ApiBase *base)
-        : base(base), api(base), environment(api), memory(api), session(api) {}
-
-    void open(std::string_view model, int threads, bool spin) {
+        : base(base), api(base), environment(api), memory(api) {
         api.call<int, const char *, Environment **>(3, FATAL, "atom-edge", environment.place());
         api.call<const Environment *>(6, environment.get()); // DisableTelemetryEvents
         api.call<int, int, MemoryInfo **>(69, DEVICE_ALLOCATOR, DEFAULT_MEMORY, memory.place());
+    }
+
+    const ort::ApiBase *base;
+    const Api api;
+    Owned<Environment, 92> environment;
+    Owned<MemoryInfo, 94> memory;
+};
+
+struct Graph::Parts {
+    explicit Parts(const Runtime::Parts &runtime)
+        : runtime(runtime), api(runtime.api), session(api) {}
+
+    void open(std::string_view model, int threads, bool spin) {
         Owned<ort::SessionOptions, 100> options(api);
         api.call<ort::SessionOptions **>(10, options.place());
         api.call<ort::SessionOptions *, int>(24, options.get(), threads);
@@ -124,9 +135,9 @@ struct Graph::Parts {
         api.call<ort::SessionOptions *>(19, options.get()); // DisableCpuMemArena
         api.call<ort::SessionOptions *, const char *, const char *>(
             130, options.get(), "session.intra_op.allow_spinning", spin ? "1" : "0");
-        api.check(RegisterCustomOps(options.get(), base));
+        api.check(RegisterCustomOps(options.get(), runtime.base));
         api.call<const Environment *, const void *, size_t, const ort::SessionOptions *, Session **>(
-            8, environment.get(), model.data(), model.size(), options.get(), session.place());
+            8, runtime.environment.get(), model.data(), model.size(), options.get(), session.place());
     }
 
     // `COUNT`, `NAME` and `TYPE`: places of SessionGet{Input,Output}{Count,Name,TypeInfo}.
@@ -165,19 +176,21 @@ struct Graph::Parts {
         const int64_t count = std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t(1),
                                               std::multiplies<>());
         api.call<const MemoryInfo *, void *, size_t, const int64_t *, size_t, int, ort::Value **>(
-            49, memory.get(), tensor.data, size_t(count) * size_of(tensor.type),
+            49, runtime.memory.get(), tensor.data, size_t(count) * size_of(tensor.type),
             tensor.shape.data(), tensor.shape.size(), int(tensor.type), value.place());
     }
 
-    const ort::ApiBase *base;
-    const Api api;
-    Owned<Environment, 92> environment;
-    Owned<MemoryInfo, 94> memory;
+    const Runtime::Parts &runtime;
+    const Api &api;
     Owned<Session, 95> session;
 };
 
-Graph::Graph(const std::string &library, std::string_view model, int threads, bool spin)
-    : parts_(std::make_unique<Parts>(load(library))) {
+Runtime::Runtime(const std::string &library) : parts_(std::make_unique<Parts>(load(library))) {}
+
+Runtime::~Runtime() = default;
+
+Graph::Graph(std::unique_ptr<Runtime> runtime, std::string_view model, int threads, bool spin)
+    : runtime_(std::move(runtime)), parts_(std::make_unique<Parts>(*runtime_->parts_)) {
     parts_->open(model, threads, spin);
 }
 

@@ -21,11 +21,26 @@ struct Tensor {
     void *data;
 };
 
+// onnxruntime, started. Errors here and below are of the code ATOM_EDGE_RUNTIME.
+class Runtime {
+  public:
+    // `library`: the path of its shared library.
+    explicit Runtime(const std::string &library);
+    ~Runtime();
+    Runtime(const Runtime &) = delete;
+    Runtime &operator=(const Runtime &) = delete;
+
+  private:
+    friend class Graph;
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+};
+
 class Graph {
   public:
-    // `library`: the path of onnxruntime's shared library; `model`: the bytes of an ONNX file, not
-    // needed afterwards; `threads`: of a run. An `Error` (ATOM_EDGE_RUNTIME) with what was wrong.
-    Graph(const std::string &library, std::string_view model, int threads, bool spin);
+    // `model`: the bytes of an ONNX file, not needed afterwards; `threads`: of a run; `spin`:
+    // whether they wait busily for the next one.
+    Graph(std::unique_ptr<Runtime> runtime, std::string_view model, int threads, bool spin);
     ~Graph();
     Graph(const Graph &) = delete;
     Graph &operator=(const Graph &) = delete;
@@ -39,6 +54,7 @@ class Graph {
 
   private:
     struct Parts;
+    std::unique_ptr<Runtime> runtime_;
     std::unique_ptr<Parts> parts_;
 };
 

@@ -50,9 +50,8 @@ void read_additions(const json::Value &settings, Ids &before, Ids &after) {
 } // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer &tokenizer, const json::Value &settings,
-                             const SpecialIds &ids, bool adds_begin, size_t vocabulary,
-                             size_t context_length)
-    : tokenizer_(tokenizer), vocabulary_(vocabulary), context_length_(context_length) {
+                             const SpecialIds &ids, bool adds_begin)
+    : tokenizer_(tokenizer) {
     if (const json::Value *post_processor = settings.given("post_processor"))
         read_additions(*post_processor, before_, after_);
     if (adds_begin && !ids.begin.empty())
@@ -66,7 +65,7 @@ PromptEncoder::PromptEncoder(const Tokenizer &tokenizer, const json::Value &sett
         beginning_.resize(1);
 }
 
-Prompt PromptEncoder::operator()(std::string_view text) const {
+Ids PromptEncoder::operator()(std::string_view text) const {
     Ids ids = before_;
     append(ids, tokenizer_.encode(text));
     append(ids, after_);
@@ -75,18 +74,22 @@ Prompt PromptEncoder::operator()(std::string_view text) const {
     return (*this)(std::move(ids));
 }
 
-Prompt PromptEncoder::operator()(Ids ids) const {
-    if (ids.empty())
-        ids = beginning_;
-    if (ids.empty())
+Ids PromptEncoder::operator()(Ids ids) const {
+    if (!ids.empty())
+        return ids;
+    if (beginning_.empty())
         throw Error(ATOM_EDGE_ARGUMENT, "The prompt is empty, and the bundle names no token that "
                                         "begins a document");
+    return beginning_;
+}
+
+Prompt fit(Ids ids, size_t vocabulary, size_t context_length) {
     for (const uint32_t id : ids)
-        if (id >= vocabulary_)
+        if (id >= vocabulary)
             throw Error(ATOM_EDGE_ARGUMENT, "The prompt holds the token id " + std::to_string(id) +
                                                 ", and those of the model are 0 to " +
-                                                std::to_string(vocabulary_ - 1));
-    const size_t room = context_length_ - 1;
+                                                std::to_string(vocabulary - 1));
+    const size_t room = context_length - 1;
     Prompt prompt;
     prompt.truncated = ids.size() > room ? ids.size() - room : 0;
     prompt.ids.assign(ids.begin() + ptrdiff_t(prompt.truncated), ids.end());

@@ -15,21 +15,24 @@ struct Prompt {
     size_t truncated = 0;      // how many were dropped at the start
 };
 
+// The last of the ids that leave room for a reply; an `Error` for one that does not exist.
+Prompt fit(std::vector<uint32_t> ids, size_t vocabulary, size_t context_length);
+
 class PromptEncoder {
   public:
     // `settings` is the tokenizer.json; `adds_begin`: whether a text gets the token that begins one
     // by the word of the tokenizer_config.json.
     PromptEncoder(const Tokenizer &tokenizer, const json::Value &settings, const SpecialIds &ids,
-                  bool adds_begin, size_t vocabulary, size_t context_length);
+                  bool adds_begin);
 
-    Prompt operator()(std::string_view text) const;
-    Prompt operator()(std::vector<uint32_t> ids) const;
+    std::vector<uint32_t> operator()(std::string_view text) const;
+    // What begins a document in place of nothing.
+    std::vector<uint32_t> operator()(std::vector<uint32_t> ids) const;
 
   private:
     const Tokenizer &tokenizer_;
     std::vector<uint32_t> before_, after_; // what the post-processor adds
     std::vector<uint32_t> prefix_, beginning_;
-    size_t vocabulary_, context_length_;
 };
 
 } // namespace atom_edge

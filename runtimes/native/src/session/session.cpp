@@ -1,6 +1,7 @@
 #include "session/session.h"
 
 #include <algorithm>
+#include <future>
 #include <thread>
 
 #include "error.h"
@@ -21,22 +22,21 @@ int default_threads(size_t bytes) {
 
 } // namespace
 
-Session::Session(const std::string &bundle, const std::string &onnxruntime, int threads)
-    : Session(Bundle(bundle), onnxruntime, threads) {}
-
-Session::Session(Bundle bundle, const std::string &onnxruntime, int threads)
-    : context_length_(size_t(bundle.context_length())) {
-    {
-        const std::string graph = bundle.take_graph();
-        graph_ = std::make_unique<Graph>(onnxruntime, graph,
-                                         threads ? threads : default_threads(graph.size()),
-                                         threads > 0);
-    }
+Session::Session(const std::string &folder, const std::string &onnxruntime, int threads) {
+    // To start onnxruntime takes as long as to verify a bundle: both at once.
+    auto runtime = std::async(std::launch::async,
+                              [&] { return std::make_unique<Runtime>(onnxruntime); });
+    Bundle bundle(folder);
+    context_length_ = size_t(bundle.context_length());
+    const std::string graph = bundle.take_graph();
+    read_texts(bundle);
+    graph_ = std::make_unique<Graph>(runtime.get(), graph,
+                                     threads ? threads : default_threads(graph.size()),
+                                     threads > 0);
     shape_.emplace(*graph_);
-    read_text(bundle);
 }
 
-void Session::read_text(Bundle &bundle) {
+void Session::read_texts(Bundle &bundle) {
     const auto read = [&](const char *name) {
         return json::Document(bundle.take(name), bundle.path(name));
     };
@@ -65,8 +65,7 @@ void Session::read_text(Bundle &bundle) {
         if (!decoder)
             throw Error(ATOM_EDGE_BUNDLE, "The C++ tokenizer needs a decoder, and there is none");
         decoding_ = Decoding::read(*decoder);
-        prompt_.emplace(*tokenizer_, tokenizer.root(), special_, adds_begin,
-                        size_t(shape_->vocabulary), context_length_);
+        prompt_.emplace(*tokenizer_, tokenizer.root(), special_, adds_begin);
     });
 }
 
@@ -77,10 +76,11 @@ void Session::generate(const atom_edge_prompt *prompts, size_t count,
     const Options options = defaults_.chosen(given);
     if (!count)
         return;
+    const auto vocabulary = size_t(shape_->vocabulary);
     std::vector<Prompt> encoded;
     size_t longest = 0;
     for (size_t i = 0; i < count; ++i) {
-        encoded.push_back(encode(prompts[i]));
+        encoded.push_back(fit(encode(prompts[i]), vocabulary, context_length_));
         longest = std::max(longest, encoded.back().ids.size());
     }
     const int64_t most = options.max_new_tokens ? options.max_new_tokens
@@ -98,7 +98,7 @@ void Session::generate(const atom_edge_prompt *prompts, size_t count,
     atom_edge::generate(batch, std::move(requests), options, special_.end, on_piece, is_cancelled);
 }
 
-Prompt Session::encode(const atom_edge_prompt &prompt) const {
+std::vector<uint32_t> Session::encode(const atom_edge_prompt &prompt) const {
     if (prompt.text)
         return (*prompt_)(std::string_view(prompt.text, prompt.size));
     if (!prompt.ids && prompt.id_count)

@@ -22,11 +22,10 @@ class Session {
                   const std::function<bool()> &is_cancelled) const;
 
   private:
-    explicit Session(Bundle bundle, const std::string &onnxruntime, int threads);
-    void read_text(Bundle &bundle);
-    Prompt encode(const atom_edge_prompt &prompt) const;
+    void read_texts(Bundle &bundle);
+    std::vector<uint32_t> encode(const atom_edge_prompt &prompt) const;
 
-    size_t context_length_;
+    size_t context_length_ = 0;
     Defaults defaults_;
     SpecialIds special_;
     std::unique_ptr<Graph> graph_;
