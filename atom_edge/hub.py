@@ -21,7 +21,7 @@ _WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "README.md")
 
 @dataclass(frozen=True)
 class Located:
-    """A snapshot's folder, the name of its repository or folder, and its commit if it has one."""
+    """A snapshot's folder or GGUF file, the name of its repository, folder or file, its commit."""
 
     path: Path
     name: str
@@ -31,7 +31,7 @@ class Located:
 def locate(
     path_or_hub_id: str | Path, *, revision: str | None, local_files_only: bool, with_code: bool
 ) -> Located:
-    """Find a snapshot: a folder if there is one of that name, else a hub id.
+    """Find a snapshot: a folder or a GGUF file if there is one of that name, else a hub id.
 
     The hub's cache and settings (`HF_HOME`, `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_ENDPOINT`) are
     those of huggingface_hub. Python files are downloaded only when `with_code`.
@@ -48,8 +48,12 @@ def locate(
                 "Give a hub id, or leave the revision out."
             )
         return Located(path, path.resolve().name, None)
+    if path.is_file() and path.suffix == ".gguf":
+        return Located(path.resolve(), path.name, None)
     if path.is_file():
-        raise SnapshotError(f"'{text}' is a file. Give the folder that holds it and config.json.")
+        raise SnapshotError(
+            f"'{text}' is a file, and no .gguf. Give the folder that holds it and config.json."
+        )
     if isinstance(path_or_hub_id, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise SnapshotError(f"There is no folder '{text}'.")
     wanted = [*_WANTED, "*.py"] if with_code else list(_WANTED)

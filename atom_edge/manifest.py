@@ -53,6 +53,10 @@ class Source(Struct, frozen=True):
         tensor_names: the school that names the tensors.
         notes: what was chosen where the snapshot does not say it.
         variant: the reading that matches the author's own code, None if that was not run.
+        license: of the model, under the hub's name of it, as its card states it.
+        license_name: of one of its own.
+        license_link: where it is.
+        base_model: hub ids of what the weights were made from.
     """
 
     repo: str | None = None
@@ -61,6 +65,10 @@ class Source(Struct, frozen=True):
     tensor_names: str | None = None
     notes: list[str] = []
     variant: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    base_model: tuple[str, ...] = ()
 
 
 class Figure(Struct, frozen=True, omit_defaults=True):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from atom_edge.manifest import Figure, Manifest, Measured
+import json
+
+from atom_edge.manifest import Figure, Manifest, Measured, Source
 
 _CARD = """\
 ---
 library_name: onnx
 pipeline_tag: text-generation
 tags: [onnx, onnxruntime, atom-edge]
----
+{origin_fields}---
 
 # {name}, exported by atom-edge
 
@@ -41,6 +43,7 @@ def model_card(manifest: Manifest) -> str:
     source = manifest.source
     revision = f" at revision {source.revision}" if source.revision else ""
     return _CARD.format(
+        origin_fields=_front_matter(source),
         name=source.repo or "A model",
         quantization=manifest.quantization,
         scheme=manifest.scheme,
@@ -49,6 +52,17 @@ def model_card(manifest: Manifest) -> str:
         tables="\n".join(map(_table, manifest.validation.measured)),
         left_out="".join(map(_left_out, manifest.validation.left_out)),
     )
+
+
+def _front_matter(source: Source) -> str:
+    """Licence and base model, as the hub reads them; JSON is YAML."""
+    fields = {
+        "license": source.license,
+        "license_name": source.license_name,
+        "license_link": source.license_link,
+        "base_model": list(source.base_model),
+    }
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items() if value)
 
 
 def _table(measured: Measured) -> str:

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from atom_edge.border import JSON_LIMIT, read_file
-from atom_edge.checkpoint import files, text
+from atom_edge.checkpoint import files, gguf, text
 from atom_edge.checkpoint.author import (
     author_settings,
     has_own_code,
     match_author,
     open_author_class,
 )
+from atom_edge.checkpoint.card import read_card
 from atom_edge.checkpoint.classes import is_of_another_class, open_class
 from atom_edge.checkpoint.layout import untranspose
 from atom_edge.checkpoint.loading import load
@@ -39,10 +37,8 @@ class Snapshot:
         tokenizer_config: `tokenizer_config.json`, with the texts of the special tokens.
         generation_config: end-of-sequence ids and sampling defaults.
         chat_template: a Jinja template, None for a base model.
-        provenance: `repo` (hub id or folder name), `revision` (a commit or None), `sha256` (of
-            each weight file), `tensor_names` (the naming school), `notes` (what was chosen where
-            the snapshot does not say it) and `variant` (the reading that matches the author's own
-            code, None if that was not run).
+        provenance: what a bundle's manifest says of its source; see `manifest.Source`. `repo` is
+            the hub id, or the name of the folder or file, `revision` a commit or None.
     """
 
     path: Path
@@ -91,7 +87,8 @@ def open_snapshot(
     """Open a model folder, or download one from the Hugging Face hub.
 
     Args:
-        path_or_hub_id: a folder, else a hub id such as `"org/name"`; or what `locate` found.
+        path_or_hub_id: a folder or a GGUF file, else a hub id such as `"org/name"`; or what
+            `locate` found.
         revision: branch, tag or commit of the hub repository.
         local_files_only: take a hub snapshot from the cache and never ask the network.
         trust_remote_code: also run the author's own model code, and compare.
@@ -110,7 +107,10 @@ def open_snapshot(
             local_files_only=local_files_only,
             with_code=trust_remote_code,
         )
-    folder = source.path
+    is_gguf = source.path.is_file()
+    folder = gguf.unpack(source.path) if is_gguf else source.path
+    card = read_card(source.path.parent if is_gguf else folder)
+    weights = [source.path] if is_gguf else files.weight_files(folder)
     raw = files.read_json(folder / "config.json") or files.read_json(folder / "params.json")
     opened = _open(folder, raw, trust_remote_code)
     config = opened.decoder.model.config
@@ -128,10 +128,14 @@ def open_snapshot(
         provenance={
             "repo": source.name,
             "revision": source.revision,
-            "sha256": {file.name: files.sha256(file) for file in files.weight_files(folder)},
+            "sha256": {file.name: files.sha256(file) for file in weights},
             "tensor_names": opened.tensor_names,
             "notes": opened.notes,
             "variant": opened.variant,
+            "license": card.license,
+            "license_name": card.license_name,
+            "license_link": card.license_link,
+            "base_model": (source.name,) if source.revision else card.base_model,
         },
     )
 
@@ -167,7 +171,7 @@ def _open_as_atom(folder: Path, raw: dict[str, Any], compared: bool) -> _Opened:
     tensors = untranspose(named)
     if compared:
         raw = author_settings(folder, raw)
-    reading = read_config(raw, named, tensors, tags=_tags(folder), compared=compared)
+    reading = read_config(raw, named, tensors, tags=read_card(folder).tags, compared=compared)
     tokenizer = text.open_tokenizer(folder, reading.config.vocab_size)
     notes = list(reading.notes)
     if compared:
@@ -184,17 +188,3 @@ def _open_as_atom(folder: Path, raw: dict[str, Any], compared: bool) -> _Opened:
             "the author's own model code was not run; --trust-remote-code compares with it"
         )
     return _Opened(Decoder(load(reading, named, tensors)), tokenizer, named.school, notes)
-
-
-def _tags(folder: Path) -> list[str]:
-    """The tags in the front matter of the model card; none if there is no card that says them.
-
-    A card is prose: what cannot be read in it is passed over.
-    """
-    try:
-        card = read_file(folder / "README.md", JSON_LIMIT, SnapshotError).decode(errors="replace")
-        front = yaml.safe_load(card.split("---\n", 2)[1]) if card.startswith("---\n") else None
-    except (SnapshotError, IndexError, yaml.YAMLError, ValueError, RecursionError):
-        return []
-    tags = front.get("tags") if isinstance(front, dict) else None
-    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []

@@ -74,6 +74,10 @@ def test_a_folder_of_our_own(atom_folder: Path) -> None:
         "tensor_names": "Llama",
         "notes": [],
         "variant": None,
+        "license": None,
+        "license_name": None,
+        "license_link": None,
+        "base_model": (),
     }
 
 
