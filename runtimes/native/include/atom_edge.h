@@ -36,6 +36,9 @@ typedef struct {
 /* The version of the library, such as "0.1.0". */
 ATOM_EDGE_API const char *atom_edge_version(void);
 
+/* The instruction set whose kernels run here, such as "avx2"; "" if ATOM_EDGE_ISA names none. */
+ATOM_EDGE_API const char *atom_edge_instruction_set(void);
+
 /* ---- A session: a bundle that is ready to continue text. Threads may share one. ---- */
 
 typedef struct atom_edge_session atom_edge_session;

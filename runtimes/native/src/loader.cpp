@@ -9,6 +9,8 @@ using ort::Refused;
 using Shape = std::vector<int64_t>;
 
 constexpr int64_t kMostLayers = 1024, kMostWidth = 1 << 20, kMostVocabulary = 1 << 24;
+constexpr float kMostFrequency = 1000;
+constexpr int kMostSegment = 1 << 16;  // times 127 and 128 is below 2^31
 
 std::string text(const Shape& shape) {
   std::string result = "[";
@@ -59,6 +61,7 @@ class Loader {
     matrix.outputs = outputs;
     matrix.inputs = inputs;
     matrix.segment = segment_ ? segment_ : inputs;
+    if (matrix.segment > kMostSegment) throw Refused("a segment is too long for sums of 32 bits");
     matrix.segments = (inputs + matrix.segment - 1) / matrix.segment;
     const int64_t panels = outputs / kPanel;
     const auto* weights = weight<int8_t>(input, {layers, panels, inputs / 4, kPanel, 4}, ort::kInt8);
@@ -117,6 +120,9 @@ class Loader {
     m.head = matrices(kHead, 1, vocabulary, m.hidden, true)[0];
     m.final_norm = weight<float>(kFinalNorm, {m.hidden}, ort::kFloat);
     m.inverse_frequencies = weight<float>(kInverseFrequencies, {m.rotary_pairs}, ort::kFloat);
+    for (int i = 0; i < m.rotary_pairs; i++)
+      if (!(m.inverse_frequencies[i] >= 0 && m.inverse_frequencies[i] <= kMostFrequency))
+        throw Refused("an inverse frequency is not from 0 to 1000");
     const auto* attention_norm = weight<float>(kAttentionNorm, {layers, m.hidden}, ort::kFloat);
     const auto* feed_forward_norm =
         weight<float>(kFeedForwardNorm, {layers, m.hidden}, ort::kFloat);

@@ -92,16 +92,18 @@ inline void quantize(const float* x, int width, int segment, bool by_row, bool w
     const Lanes inverse = broadcast(magnitude > 0 ? most / magnitude : 0);
     IntegerLanes total = {};
     for (int i = begin; i < end; i += kLanes) {
-      const IntegerLanes values = nearest(load(x + i) * inverse);
+      // What is no number becomes one.
+      const Lanes scaled = larger(load(x + i) * inverse, broadcast(-most));
+      const IntegerLanes values = nearest(smaller(scaled, broadcast(most)));
       for (int part = 0; part < kParts; part++) total.part[part] += values.part[part];
       store_values(row, width, i, values, wide);
     }
     int32_t sums[kLanes];
     memcpy(sums, &total, sizeof sums);
-    uint32_t whole = 0;  // wraps where the input was not a number
-    for (int32_t value : sums) whole += static_cast<uint32_t>(value);
+    int32_t whole = 0;
+    for (int32_t value : sums) whole += value;
     segments->scale = magnitude / most;
-    segments->correction = static_cast<int32_t>(whole * static_cast<uint32_t>(-128));
+    segments->correction = whole * -128;
   }
 }
 
