@@ -182,7 +182,9 @@ class Run:
         loss = NextTokenLoss(self.model)
         if self._fast:
             torch.set_float32_matmul_precision("high")
-            loss.compile()
+            # A step's many small kernels wait for Python unless a graph starts them all at once.
+            alone = self._on_gpu and accelerator.num_processes == 1
+            loss.compile(mode="reduce-overhead" if alone else "default")
         self._loss = accelerator.prepare_model(loss)
         # Validation has batches of many sizes: compiling for each costs more than it gains.
         self._uncompiled = NextTokenLoss(self.model)
