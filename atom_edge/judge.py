@@ -55,8 +55,6 @@ _CHOSEN: dict[str, Pattern] = {"logits": ("float32", (_FREE, _FIXED))}
 _INPUTS: dict[Role, dict[str, Pattern]] = {
     Role.MODEL: {"input_ids": _IDS, "attention_mask": _IDS, "position_ids": _IDS},
     Role.PREFILL: _STATIC,
-    Role.CHECK: _STATIC,
-    Role.DECODE: {"input_ids": ("int64", (1, 1)), "past_length": _ONE},
     Role.CUDA: {
         "input_ids": _IDS,
         "seqlens_k": ("int32", (_FREE,)),
@@ -81,8 +79,6 @@ _INPUTS: dict[Role, dict[str, Pattern]] = {
 _OUTPUTS: dict[Role, dict[str, Pattern]] = {
     Role.MODEL: {"logits": ("float32", (_FREE, _FREE, _FIXED))},
     Role.PREFILL: _CHOSEN,
-    Role.CHECK: _CHOSEN,
-    Role.DECODE: {"logits": ("float32", (1, 1, _FIXED))},
     Role.CUDA: {**_CHOSEN, "likeliest": _ROW},
     Role.NATIVE: {
         **_CHOSEN,
@@ -96,8 +92,6 @@ _OUTPUTS: dict[Role, dict[str, Pattern]] = {
 _CACHES: dict[Role, Pattern] = {
     Role.MODEL: ("float32", (_FREE, _FIXED, _FREE, _FIXED)),
     Role.PREFILL: ("float32", (_FREE, _FIXED, _FREE, _FIXED)),
-    Role.CHECK: ("float32", (_FREE, _FIXED, _FREE, _FIXED)),
-    Role.DECODE: ("float32", (1, _FIXED, _FREE, _FIXED)),
     Role.CUDA: ("float16", (_FREE, _FIXED, _FREE, _FIXED)),
 }
 

@@ -25,8 +25,6 @@ class Role(enum.StrEnum):
 
     MODEL = "model"  # prefill and decode on any runtime: the cache goes in and comes out
     PREFILL = "prefill"  # any number of new tokens, over a static cache
-    DECODE = "decode"  # one new token of one sequence, over a static cache
-    CHECK = "check"  # a few guessed tokens, by the products of `decode`
     CUDA = "cuda"  # prefill and decode on a GPU, in float16
     NATIVE = "native"  # prefill and decode by the operator of this package
 

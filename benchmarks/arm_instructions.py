@@ -1,9 +1,9 @@
-"""Instructions a token on emulated ARM CPUs, for each int8 scheme of a bundle.
+"""Instructions a token on emulated ARM CPUs, for each engine of an int8 bundle.
 
 usage: arm_instructions.py BUNDLE > benchmarks/results-arm.md
 needs: .ci/arm-setup has run; root; the Debian packages qemu-user and gcc
 
-Each scheme is run twice, for fewer and for more tokens, one thread; the difference leaves out
+Each is run twice, for fewer and for more tokens, one thread; the difference leaves out
 everything but the tokens. Instructions are counted and not timed: compare a column's rows.
 """
 
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -19,30 +20,28 @@ SOURCE = HERE.parent
 ROOT = Path(os.environ.get("ATOM_EDGE_ARM", "~/.cache/atom-edge/arm")).expanduser() / "root"
 CPUS = ("cortex-a72", "cortex-a76")
 FEWER, MORE = 8, 40
-SCHEMES = {
-    "blocks (MatMulNBits), static cache": "static(True)",
-    "columns (MatMulIntegerToFloat), static cache": "static(False)",
-    "blocks (MatMulNBits), portable graph": "portable()",
+CROSS = {
+    "CXX": "aarch64-linux-gnu-g++",
+    "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+    "ATOM_EDGE_NATIVE": "required",
 }
+ENGINES = {"native operator": "native()", "portable graph": "portable()"}
 GUEST = """
 import sys
 from pathlib import Path
 from atom_edge.runtimes.decoder import Decoder
+from atom_edge.runtimes.engines.native import NativeEngine
 from atom_edge.runtimes.engines.portable import PortableEngine, PortableGraph
-from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.providers import open_graph
 
 onnx = Path(sys.argv[1]) / "onnx"
 
-def opener(name):
-    return lambda: open_graph(onnx / name, threads=1)
-
-def static(blocks):
-    decode = opener("decode.onnx") if blocks else None
-    return StaticEngine(opener("prefill.onnx"), decode, 512)
+def native():
+    return NativeEngine((onnx / "native.onnx").read_bytes(), 512, 1)
 
 def portable():
-    return PortableEngine(PortableGraph(opener("model_quantized.onnx")()), 512)
+    session = open_graph(onnx / "model_quantized.onnx", threads=1)
+    return PortableEngine(PortableGraph(session), 512)
 
 decoder = Decoder(eval(sys.argv[2]))
 decoder.feed([300 + token for token in range(16)])
@@ -51,9 +50,9 @@ for step in range(int(sys.argv[3])):
 """
 
 
-def count(plugin: Path, package: Path, bundle: Path, cpu: str, scheme: str, tokens: int) -> int:
+def count(plugin: Path, package: Path, bundle: Path, cpu: str, engine: str, tokens: int) -> int:
     qemu = ["qemu-aarch64", "-L", ROOT, "-cpu", cpu, "-plugin", plugin]
-    guest = [ROOT / "usr/bin/python3", "-c", GUEST, bundle, scheme, str(tokens)]
+    guest = [ROOT / "usr/bin/python3", "-c", GUEST, bundle, engine, str(tokens)]
     # The host's /proc and /sys describe another CPU, and onnxruntime crashes over that.
     hide = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && exec "$@"'
     environment = {
@@ -83,15 +82,17 @@ def main() -> None:
         compiler = ["gcc", "-shared", "-fPIC", "-o", plugin, HERE / "count_instructions.c"]
         subprocess.run(compiler, check=True)
         package = Path(folder) / "package"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", package]
-        subprocess.run([*pip, SOURCE], check=True)
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+        subprocess.run([*pip, SOURCE], check=True, env={**os.environ, **CROSS})
+        (wheel,) = Path(folder).glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(package)
         print("# Instructions a token on ARM, millions\n")
-        print(f"| scheme | {' | '.join(CPUS)} |\n|---|{'---:|' * len(CPUS)}")
-        for name, scheme in SCHEMES.items():
+        print(f"| engine | {' | '.join(CPUS)} |\n|---|{'---:|' * len(CPUS)}")
+        for name, engine in ENGINES.items():
             cells = []
             for cpu in CPUS:
                 fewer, more = (
-                    count(plugin, package, bundle, cpu, scheme, tokens) for tokens in (FEWER, MORE)
+                    count(plugin, package, bundle, cpu, engine, tokens) for tokens in (FEWER, MORE)
                 )
                 cells.append(f"{(more - fewer) / (MORE - FEWER) / 1e6:.2f}")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)

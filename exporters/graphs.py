@@ -19,10 +19,9 @@ from atom_edge.checkpoint import Snapshot
 from atom_edge.errors import ExportError
 from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
-from atom_edge.exporters.passes import fuse, tidy
+from atom_edge.exporters.passes import for_prefill, fuse, tidy
 from atom_edge.exporters.portable import PortableGraph
 from atom_edge.exporters.precision.blocks import quantize
-from atom_edge.exporters.static import static_graphs
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import Engine
 from atom_edge.manifest import Quantization, Role, Target
@@ -112,16 +111,14 @@ def _portable(files: Mapping[Role, Path], _: int, threads: int) -> Mapping[str, 
     return {"model": PortableGraph(files[Role.MODEL], threads)}
 
 
-def _static(files: Mapping[Role, Path], context: int, _: int) -> Mapping[str, Engine]:
-    prefill = partial(open_graph, files[Role.PREFILL])
-    if Role.DECODE not in files:
-        return {"static": StaticEngine(prefill, None, context)}
-    decode = partial(open_graph, files[Role.DECODE])
-    # CPUs without fast products of int8 blocks use the first graph for everything.
-    return {
-        "static": StaticEngine(prefill, decode, context),
-        "columns": StaticEngine(prefill, None, context),
-    }
+def _static_graph(source: Source) -> Mapping[Role, ir.Model]:
+    graph = for_prefill(source.traced)
+    return {} if graph is None else {Role.PREFILL: graph}
+
+
+def _static(files: Mapping[Role, Path], context: int, threads: int) -> Mapping[str, Engine]:
+    session = open_graph(files[Role.PREFILL], threads=threads)
+    return {"static": StaticEngine(session, context)}
 
 
 def _native(files: Mapping[Role, Path], context: int, threads: int) -> Mapping[str, Engine]:
@@ -160,13 +157,9 @@ STATIC = Form(
     "static cache",
     (Role.PREFILL,),
     {
-        "none": (Candidate(FLOAT32, lambda source: static_graphs(source.traced, int8=False)),),
-        "int8": (
-            Candidate(
-                "8-bit weights in columns and in blocks of 64",
-                lambda source: static_graphs(source.traced, int8=True),
-            ),
-        ),
+        "none": (Candidate(FLOAT32, _static_graph),),
+        # The native operator is several times as fast.
+        "int8": (),
     },
     _static,
     required=False,
@@ -245,5 +238,7 @@ def forms_in(bundle: Bundle) -> list[Form]:
     return [
         form
         for form in ALL_FORMS
-        if form.available and all(role in bundle.roles for role in form.roles)
+        if form.candidates[bundle.manifest.quantization]
+        and form.available
+        and all(role in bundle.roles for role in form.roles)
     ]

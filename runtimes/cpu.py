@@ -1,10 +1,4 @@
-"""What the CPU can do that decides which int8 graph is fast on it.
-
-Products of 8-bit blocks (MatMulNBits) are fast where onnxruntime has an int8 kernel for them: on
-ARM with the dot product of ARMv8.2 (Cortex-A76 and later), on x86 with AVX2 or VNNI. Elsewhere it
-unpacks the weights to float32 for every token, which takes about twenty times the instructions;
-there, products over whole columns (MatMulIntegerToFloat) are the int8 to run.
-"""
+"""What the CPU can do that makes products of int8 fast."""
 
 from __future__ import annotations
 
@@ -21,17 +15,6 @@ _HWCAP_DOT_PRODUCT, _HWCAP2_I8MM = 1 << 20, 1 << 13
 _PF_AVX2, _PF_ARM_DOT_PRODUCT = 40, 43
 _X86_FEATURES = ("avx2", "avx_vnni", "avx512_vnni")
 _CPUINFO = Path("/proc/cpuinfo")
-
-_FAST_BLOCKS = frozenset({"avx2", "avx_vnni", "avx512_vnni", "dotprod", "i8mm"})
-
-
-def has_fast_blocks() -> bool:
-    """Whether 8-bit block products have an int8 kernel on this CPU.
-
-    True where the features cannot be read: almost every CPU in use has one.
-    """
-    found = int8_features()
-    return found is None or bool(found & _FAST_BLOCKS)
 
 
 def int8_features() -> frozenset[str] | None:

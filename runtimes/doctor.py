@@ -18,7 +18,7 @@ from atom_edge.bundle import open_bundle
 from atom_edge.errors import AtomEdgeError, MissingExtraError, ProviderError, how_to_install
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes import native
-from atom_edge.runtimes.cpu import has_fast_blocks, int8_features
+from atom_edge.runtimes.cpu import int8_features
 from atom_edge.runtimes.installation import (
     how_to_mend,
     import_onnxruntime,
@@ -210,10 +210,9 @@ def try_provider(provider: str) -> None:
 def _cpu() -> Finding:
     features = int8_features()
     if features is None:
-        return Finding("CPU", "ok", "its features cannot be read here; int8 runs in blocks")
-    listed = ", ".join(sorted(features)) or "no int8 products"
-    form = "blocks" if has_fast_blocks() else "whole columns"
-    return Finding("CPU", "ok", f"{platform.machine()} with {listed}: int8 runs in {form}")
+        return Finding("CPU", "ok", "its features cannot be read here")
+    listed = ", ".join(sorted(features)) or "no instructions for products of int8"
+    return Finding("CPU", "ok", f"{platform.machine()} with {listed}")
 
 
 def _native_library() -> Finding:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from atom_edge.errors import GenerationError, ProviderError
-from atom_edge.runtimes.denormals import CAN_FLUSH, flushed_denormals
 from atom_edge.runtimes.installation import (
     how_to_mend,
     import_onnxruntime,
@@ -73,11 +72,7 @@ def open_graph(
     )
     if native:
         register(options)
-    if CAN_FLUSH:
-        # For the session's own threads. It changes this one too, until the context ends.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    with flushed_denormals():
-        return _load(graph, options, ["CPUExecutionProvider"])
+    return _load(graph, options, ["CPUExecutionProvider"])
 
 
 def open_on_cuda(graph: Path | bytes) -> onnxruntime.InferenceSession:

@@ -6,8 +6,6 @@ computes the same.
 
     traced --fuse--> portable
     traced --for_prefill--> any number of new tokens over a static cache
-    traced --for_decode---> one new token of one sequence over a static cache
-    traced --for_check----> a few new tokens, each as `decode` computes it
     traced --for_cuda-----> any number of new tokens over a static cache, in a GPU's operators
 """
 
@@ -22,7 +20,6 @@ from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
 from atom_edge.exporters.passes.grouped_query import use_grouped_query_attention
 from atom_edge.exporters.passes.matching import MICROSOFT, remove_unused, use_microsoft
-from atom_edge.exporters.passes.one_token import attend_one_token
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
 from atom_edge.exporters.passes.projection import project_off_own_value
@@ -68,37 +65,13 @@ def for_prefill(traced: ir.Model) -> ir.Model | None:
     return tidy(model)
 
 
-def for_decode(traced: ir.Model) -> ir.Model | None:
-    """A copy of a traced graph for one new token of one sequence; None if there is none.
-
-    It writes its cache in place and makes the token's logits `[1, 1, V]`.
-    """
-    model = fuse(traced)
-    if not attend_one_token(model):
-        return None
-    project_off_own_value(model)
-    return tidy(model)
-
-
-def for_check(traced: ir.Model) -> ir.Model | None:
-    """A copy of a traced graph for a few new tokens; None if there is none.
-
-    Inputs and outputs are those of `for_prefill`, and the arithmetic is that of `for_decode`.
-    """
-    return _for_some_tokens(traced, use_static_cache)
-
-
 def for_cuda(traced: ir.Model) -> ir.Model | None:
     """A copy of a traced graph whose operators all run on a GPU; None if there is none.
 
     Any number of new tokens over a static cache, in float32 still; logits as in `for_prefill`.
     """
-    return _for_some_tokens(traced, use_grouped_query_attention)
-
-
-def _for_some_tokens(traced: ir.Model, use_cache: Pass) -> ir.Model | None:
     model = fuse(traced)
-    if not use_cache(model):
+    if not use_grouped_query_attention(model):
         return None
     project_off_own_value(model)
     return tidy(model) if choose_logits(model) else None

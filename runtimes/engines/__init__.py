@@ -6,6 +6,7 @@ from typing import NamedTuple, get_args
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import ProviderError
+from atom_edge.manifest import Role
 from atom_edge.runtimes import native as native_library  # there is an engine of that name
 from atom_edge.runtimes.engines.interface import Engine
 from atom_edge.runtimes.providers import Provider
@@ -48,11 +49,12 @@ def open_engine(bundle: Bundle, provider: Provider = "cpu", threads: int | None 
 
 
 def _on_cpu(bundle: Bundle, threads: int | None) -> Engine:
-    if "native" in bundle.roles and native_library.library() is not None:
+    if Role.NATIVE in bundle.roles and native_library.library() is not None:
         from atom_edge.runtimes.engines.native import NativeEngine
 
         return NativeEngine.open(bundle, threads)
-    if "prefill" in bundle.roles:
+    # Older bundles have it in int8, which took activations of many tokens by one scale.
+    if Role.PREFILL in bundle.roles and bundle.manifest.quantization == "none":
         from atom_edge.runtimes.engines.static import StaticEngine
 
         return StaticEngine.open(bundle, threads)

@@ -1,11 +1,10 @@
-"""The graphs of roles "prefill" and "decode": stock operators over a cache written in place.
+"""The graph of role "prefill": stock operators in float32 over a cache written in place.
 
 B is the batch, T the new tokens, S the rows of the cache that a run sees, K key-value heads, D
 head size, V the vocabulary; K, D, V and the number of cache tensors are read from the graphs.
 
-    prefill   input_ids [B, T], past_length [B], logits_index [N], cache [B, K, S, D]
-              -> logits [N, V] of the places b * T + t, cache
-    decode    input_ids [1, 1], past_length [1], cache [1, K, S, D] -> logits [1, 1, V], cache
+    input_ids [B, T], past_length [B], logits_index [N], cache [B, K, S, D]
+    -> logits [N, V] of the places b * T + t, cache
 
 Sequence b's tokens are rows `0 .. past_length[b]` of its cache. What a padding token writes, the
 next real one overwrites.
@@ -14,7 +13,6 @@ next real one overwrites.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +21,6 @@ from numpy.typing import NDArray
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError
 from atom_edge.manifest import Role
-from atom_edge.runtimes.cpu import has_fast_blocks
-from atom_edge.runtimes.denormals import flushed_denormals
 from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
@@ -45,73 +41,39 @@ ROWS = 64
 # every row, those that it masks included: of a long prompt, half. Shorter chunks save no more, and
 # make the products less efficient. With them the memory of a run is bounded.
 CHUNK = 128
-# Bytes of a graph whose products are too short for a second thread, even one that spins.
-_SMALL = 8 * 2**20
-
-Open = Callable[[], "onnxruntime.InferenceSession"]
 Buffers = NDArray[np.float32]
-
-
-def _open(bundle: Bundle, role: Role, threads: int | None) -> onnxruntime.InferenceSession:
-    return open_graph(bundle.read_graph(role), threads=threads)
 
 
 class StaticEngine:
     """An `Engine` over a static cache.
 
     Args:
-        prefill: opens the graph for any number of new tokens.
-        decode: opens the graph for one new token; None where `prefill` serves for that too.
+        session: of the graph.
         context_length: tokens of a sequence at most.
-        batches: see `Engine`.
     """
 
     device: Device = "cpu"
+    batches = True
     copies = True
 
-    def __init__(
-        self, prefill: Open, decode: Open | None, context_length: int, *, batches: bool = True
-    ) -> None:
-        self.prefill = prefill()
-        self._open_decode = decode
+    def __init__(self, session: onnxruntime.InferenceSession, context_length: int) -> None:
+        self.session = session
         self.context_length = context_length
-        self.batches = batches
-        inputs = {value.name: value for value in self.prefill.get_inputs()}
+        inputs = {value.name: value for value in session.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
         if not self.cache_names or not {"input_ids", "past_length", "logits_index"} < set(inputs):
             raise BundleError(
                 f"The graph is not a decoder with a static cache: its inputs are {sorted(inputs)}."
             )
         _, self.kv_heads, _, self.head_size = inputs[self.cache_names[0]].shape
-        self.vocab_size: int = self.prefill.get_outputs()[0].shape[-1]
+        self.vocab_size: int = session.get_outputs()[0].shape[-1]
         self._spare: list[Buffers] = []
 
     @classmethod
     def open(cls, bundle: Bundle, threads: int | None = None) -> StaticEngine:
-        """The graphs of a bundle that has them, on the CPU.
-
-        An int8 product of many rows quantizes all of them by one scale, so that other sequences
-        would change a sequence's logits: `batches` is False then.
-
-        Args:
-            bundle: with a graph for the role "prefill".
-            threads: of one run, at most; see `open_graph`. Graphs of less than 8 MB run on one: to
-                wake a second takes longer than its part of a product would.
-        """
-        if bundle.graph("prefill").stat().st_size < _SMALL:
-            threads = 1
-        prefill = partial(_open, bundle, Role.PREFILL, threads)
-        decode = None
-        # Where products of blocks are slow, the graph for many tokens is faster for one.
-        if "decode" in bundle.roles and has_fast_blocks():
-            decode = partial(_open, bundle, Role.DECODE, threads)
-        batches = bundle.manifest.quantization == "none"
-        return cls(prefill, decode, bundle.context_length, batches=batches)
-
-    @cached_property
-    def decode(self) -> onnxruntime.InferenceSession | None:
-        """The session for one new token of one sequence, opened when it is first needed."""
-        return None if self._open_decode is None else self._open_decode()
+        """The graph of a bundle that has it, on the CPU; `threads` as in `open_graph`."""
+        graph = bundle.read_graph(Role.PREFILL)
+        return cls(open_graph(graph, threads=threads), bundle.context_length)
 
     def new_cache(self, batch_size: int = 1) -> StaticCache:
         """See `Engine`."""
@@ -197,10 +159,7 @@ class StaticCache:
         places = np.ascontiguousarray(places, np.int64)
         self._make_room(int(self.lengths.max()) + ids.shape[1])
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
-        session = self._engine.prefill
-        binding = self._bind(session, ids, logits, places)
-        with flushed_denormals():
-            session.run_with_iobinding(binding)
+        self._engine.session.run_with_iobinding(self._bind(ids, logits, places))
         return logits
 
     def step_greedily(self, token_ids: Ids, counts: Ids | None = None) -> Ids:
@@ -249,22 +208,13 @@ class StaticCache:
         self._step = None
 
     def _bind_step(self) -> Callable[[], None]:
-        decode = self._engine.decode if self._batch_size == 1 else None
-        session = decode or self._engine.prefill
-        places = None if decode else self._last_places
-        binding = self._bind(session, self._one_token, self._logits, places)
-        run = session.run_with_iobinding
+        binding = self._bind(self._one_token, self._logits, self._last_places)
+        run = self._engine.session.run_with_iobinding
         return lambda: run(binding)
 
-    def _bind(
-        self,
-        session: onnxruntime.InferenceSession,
-        ids: Ids,
-        logits: Logits,
-        places: Ids | None,
-    ) -> onnxruntime.IOBinding:
+    def _bind(self, ids: Ids, logits: Logits, places: Ids) -> onnxruntime.IOBinding:
         """Bind the buffers. A binding holds addresses only: the arrays must outlive its runs."""
-        binding = session.io_binding()
+        binding = self._engine.session.io_binding()
 
         def bind(name: str, array: NDArray[Any], output: str | None = None) -> None:
             place = ("cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
@@ -274,12 +224,8 @@ class StaticCache:
 
         bind("input_ids", ids)
         bind("past_length", self.lengths)
-        shape = logits.shape
-        if places is not None:
-            bind("logits_index", places)
-        else:
-            shape = (shape[0], 1, shape[1])
-        binding.bind_output("logits", "cpu", 0, np.float32, shape, logits.ctypes.data)
+        bind("logits_index", places)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for name, buffer in zip(self._engine.cache_names, self._buffers, strict=True):
             present = name.replace("past_key_values", "present")
             bind(name, self._view(buffer, self._rows), present)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pexpect
-import pytest
 
 from atom_edge import __version__
 from atom_edge.runtimes.session import AtomSession
@@ -62,14 +61,10 @@ def test_the_wheel_is_for_aarch64(wheel: Path, board: Board) -> None:
     assert board.evaluate(code) == __version__
 
 
-def test_text_is_that_of_this_machine(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_that_of_this_machine(board: Board) -> None:
     machine, features, replies, pieces, sampled, errors, heavy = board.evaluate(SCRIPT)
     assert platform.machine() != machine == "aarch64"
-    has_dot_product = board.cpu == "cortex-a76"
-    assert features == (["dotprod"] if has_dot_product else [])
-    monkeypatch.setattr(
-        "atom_edge.runtimes.engines.static.has_fast_blocks", lambda: has_dot_product
-    )
+    assert features == (["dotprod"] if board.cpu == "cortex-a76" else [])
     session = AtomSession.from_pretrained()
     for prompt, reply, texts in zip(PROMPTS, replies, pieces, strict=True):
         expected = session.generate(prompt, max_new_tokens=TOKENS, temperature=0)

@@ -67,7 +67,7 @@ def test_a_float_bundle_is_the_pytorch_model(small_bundle: Path) -> None:
 
 def test_an_int8_bundle_is_small_and_close(small_bundle: Path, small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
-    graphs = {f"onnx/{role}.onnx" for role in ("model_quantized", "native", "prefill", "decode")}
+    graphs = {f"onnx/{role}.onnx" for role in ("model_quantized", "native")}
     assert set(bundle.manifest.files) == BUNDLE_FILES | graphs
     validation = bundle.manifest.validation
     assert (validation.max_perplexity_ratio, validation.max_kl) == (MAX_PERPLEXITY_RATIO, MAX_KL)

@@ -11,21 +11,20 @@ from types import SimpleNamespace
 import pytest
 
 from atom_edge.runtimes import cpu
-from atom_edge.runtimes.cpu import has_fast_blocks, int8_features
+from atom_edge.runtimes.cpu import int8_features
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "features", "fast"),
+    ("cpuinfo", "features"),
     [
-        ("processor : 0\nflags\t\t: fpu sse2 avx2 avx512_vnni\n", {"avx2", "avx512_vnni"}, True),
-        ("flags : fpu sse2 avx\n", set(), False),
-        ("vendor_id : none\n", None, True),
+        ("processor : 0\nflags\t\t: fpu sse2 avx2 avx512_vnni\n", {"avx2", "avx512_vnni"}),
+        ("flags : fpu sse2 avx\n", set()),
+        ("vendor_id : none\n", None),
     ],
 )
 def test_linux_x86(
     cpuinfo: str,
     features: set[str] | None,
-    fast: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -33,14 +32,12 @@ def test_linux_x86(
     monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert int8_features() == features
-    assert has_fast_blocks() is fast
 
 
 def test_linux_x86_without_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "none")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert int8_features() is None
-    assert has_fast_blocks()
 
 
 class _Call:
@@ -68,7 +65,6 @@ def test_linux_arm(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert int8_features() == features
-    assert has_fast_blocks() is bool(features)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from atom_edge.exporters.passes import FUSIONS_OF_MANY_ROWS, fuse
 from atom_edge.exporters.passes.chosen_logits import choose_logits
 from atom_edge.exporters.passes.fixed_shapes import fix_shapes
-from atom_edge.exporters.passes.one_token import attend_one_token
 from atom_edge.exporters.passes.own_value import fuse_own_value
 from atom_edge.exporters.passes.packed_products import pack_products
 from atom_edge.exporters.passes.projection import project_off_own_value
@@ -144,15 +142,6 @@ def test_a_static_cache_is_all_or_nothing(traced: ir.Model) -> None:
     assert use_static_cache(traced) == 0
     assert operators(traced) == before
     assert "past_length" not in {value.name for value in traced.graph.inputs}
-
-
-def test_one_token_needs_a_packed_product(traced: ir.Model) -> None:
-    """Queries, keys and values that come from products of their own keep all from it."""
-    unpacked = fuse(traced, FUSIONS_OF_MANY_ROWS)
-    before = operators(unpacked)
-    assert attend_one_token(unpacked) == 0
-    assert operators(unpacked) == before
-    assert "past_length" not in {value.name for value in unpacked.graph.inputs}
 
 
 def projection(axis: int = -1, rows: int | str = 4, directions: int = 1) -> ir.Model:

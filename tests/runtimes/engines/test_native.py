@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
+from atom_edge.runtimes.engines.portable import PortableEngine
 from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.reply import Piece
@@ -58,7 +61,23 @@ def test_a_session_uses_it_where_library_and_graph_are_there(
     assert isinstance(open_engine(bundle).engine, NativeEngine)
     assert isinstance(open_engine(open_bundle(small_bundle)).engine, StaticEngine)
     monkeypatch.setattr(native, "library", lambda: None)
-    assert isinstance(open_engine(bundle).engine, StaticEngine)
+    assert isinstance(open_engine(bundle).engine, PortableEngine)
+
+
+def test_a_bundle_of_the_releases_before_runs_on_its_portable_graph(
+    small_int8_bundle: Path, tmp_path: Path
+) -> None:
+    """It has graphs over a static cache in int8, of roles that are no more."""
+    folder = tmp_path / "old"
+    shutil.copytree(small_int8_bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["graphs"]["native"]
+    for role in ("prefill", "decode", "check"):
+        manifest["graphs"][role] = manifest["graphs"]["model"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    session = AtomSession.from_pretrained(folder)
+    assert isinstance(session._engine, PortableEngine)
+    assert len(session.generate("Water", max_new_tokens=5, temperature=0).token_ids) == 5
 
 
 def test_a_batch_and_a_decoder_that_goes_on_have_the_text_of_one_alone(
@@ -183,4 +202,4 @@ def untimed(piece: Piece) -> Piece:
 def test_another_graph_is_refused(small_int8_bundle: Path) -> None:
     bundle = open_bundle(small_int8_bundle)
     with pytest.raises(BundleError, match="not the operator over pages: it has no 'cache'"):
-        NativeEngine(bundle.read_graph("prefill"), CONTEXT)
+        NativeEngine(bundle.read_graph(), CONTEXT)

@@ -21,11 +21,6 @@ def engine(small_bundle: Path) -> StaticEngine:
     return StaticEngine.open(open_bundle(small_bundle), threads=1)
 
 
-@pytest.fixture(scope="module")
-def int8(small_int8_bundle: Path) -> StaticEngine:
-    return StaticEngine.open(open_bundle(small_int8_bundle), threads=1)
-
-
 def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
@@ -53,18 +48,8 @@ def test_short_sequences_end_in_early_chunks(
     assert_equal(engine.new_cache(2).append(ids, counts), whole)
 
 
-def test_int8_prefill_takes_chunks_without_a_wanted_place(
-    int8: StaticEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = Decoder(int8).feed(IDS[:60]).copy()
-    monkeypatch.setattr(static, "CHUNK", 16)
-    chunked = Decoder(int8).feed(IDS[:60])
-    # Activations are quantized by the run, so that runs of other tokens round elsewhere.
-    assert np.corrcoef(whole, chunked)[0, 1] > 0.99
-
-
-def test_caches_of_one_engine_are_apart(int8: StaticEngine) -> None:
-    first, second, alone = Decoder(int8), Decoder(int8), Decoder(int8)
+def test_caches_of_one_engine_are_apart(engine: StaticEngine) -> None:
+    first, second, alone = Decoder(engine), Decoder(engine), Decoder(engine)
     first.feed(IDS[:20])
     second.feed(IDS[40:50])
     alone.feed(IDS[:20])
@@ -73,23 +58,13 @@ def test_caches_of_one_engine_are_apart(int8: StaticEngine) -> None:
         np.testing.assert_array_equal(first.feed((token,)), alone.feed((token,)))
 
 
-def test_used_buffers_are_used_again_and_do_not_show(int8: StaticEngine) -> None:
-    first = int8.new_cache()
+def test_used_buffers_are_used_again_and_do_not_show(engine: StaticEngine) -> None:
+    first = engine.new_cache()
     before = first.append(np.array([IDS[:9]])).copy()
     first.append(np.array([IDS[9:90]]))
     buffers = first._buffers
     del first
-    again = int8.new_cache()
+    again = engine.new_cache()
     assert again._buffers is buffers
-    assert int8.new_cache()._buffers is not buffers
+    assert engine.new_cache()._buffers is not buffers
     np.testing.assert_array_equal(again.append(np.array([IDS[:9]])), before)
-
-
-@pytest.mark.parametrize("fast_blocks", [True, False])
-def test_a_cpu_without_int8_block_products_runs_the_columns_alone(
-    fast_blocks: bool, small_int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(static, "has_fast_blocks", lambda: fast_blocks)
-    engine = StaticEngine.open(open_bundle(small_int8_bundle), threads=1)
-    assert engine.new_cache().step(np.array([5])).shape == (1, 4096)
-    assert (engine.decode is not None) == fast_blocks
