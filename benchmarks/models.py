@@ -173,7 +173,10 @@ def export(name: str, snapshot: Path, quantization: str, bundle: Path) -> Row:
     command = [sys.executable, "-m", "atom_edge.cli", "export", str(snapshot), "-o", str(bundle)]
     command += ["--quantize", quantization, "--force", "--json"]
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stdout,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stderr,
+    ):
         child = subprocess.Popen(command, stdout=stdout, stderr=stderr)
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -217,7 +220,7 @@ def _worst(measured: dict[str, Any], name: str) -> float:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

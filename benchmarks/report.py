@@ -37,7 +37,7 @@ def write(results: dict[str, Any], out: Path) -> None:
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     kernels = {"avx2", "avx_vnni", "avx512_vnni"} & set(flags[1].split() if flags else ())

@@ -149,7 +149,7 @@ def compare(servers: dict[str, str], clients: Sequence[int], seconds: float) -> 
 
 def processor() -> str:
     """The CPU's own name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()
@@ -157,7 +157,7 @@ def processor() -> str:
 
 def memory(pid: int) -> float:
     """Resident MB of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     return float("nan")

@@ -130,7 +130,7 @@ class Use:
 
 def resident_bytes() -> int:
     """Memory of this process that is in RAM."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status has no VmRSS")

@@ -31,7 +31,9 @@ def int8_features() -> frozenset[str] | None:
 def cpu_name() -> str:
     """What the maker calls the CPU, or its architecture where the system does not say."""
     try:
-        found = re.search(r"^model name\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
+        found = re.search(
+            r"^model name\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE
+        )
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
@@ -60,7 +62,7 @@ def _linux_arm_features() -> frozenset[str] | None:
 
 def _linux_x86_features(cpuinfo: Path) -> frozenset[str] | None:
     try:
-        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
     return None if flags is None else frozenset(flags[1].split()) & frozenset(_X86_FEATURES)

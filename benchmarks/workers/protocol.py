@@ -49,5 +49,5 @@ def peak_mb():
 
     getrusage's figure would not do: it is never less than what the parent held at the start.
     """
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

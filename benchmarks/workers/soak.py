@@ -13,7 +13,7 @@ CONTEXT = 250
 
 def resident_mb() -> float:
     """Memory that the process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
