@@ -74,26 +74,21 @@ def _timed(line: list[str]) -> float:
     return perf_counter() - start
 
 
-def batch_rates(bundle: Path, rounds: int) -> dict[str, float]:
-    """Median decode tokens a second at several batch sizes, 1 thread, interleaved."""
-    from atom_edge.bundle import open_bundle
-    from atom_edge.runtimes.engines import open_engine
+def batch_rates(bundle: Path, prompt: list[int], rounds: int) -> dict[str, float]:
+    """Median decode tokens a second of `generate_batch` at several sizes, 1 thread, interleaved."""
+    from atom_edge import AtomSession
 
-    engine = open_engine(open_bundle(bundle), threads=1).engine
-    rates: dict[int, list[float]] = {size: [] for size in (1, 2, 4, 8, 16)}
+    session = AtomSession.from_pretrained(bundle, threads=1)
+    rates: dict[int, list[float]] = {size: [] for size in (1, 2, 4, 8, 16, 32)}
     for turn in range(rounds + 1):
         for size, values in rates.items():
-            cache = engine.new_cache(size)
-            tokens = cache.append(np.full((size, 64), 5)).argmax(axis=1)
-            start = perf_counter()
-            for _ in range(64):
-                tokens = cache.step_greedily(tokens)
+            replies = session.generate_batch([prompt] * size, max_new_tokens=65, temperature=0)
             if turn:
-                values.append(64 * size / (perf_counter() - start))
+                values.append(sum(reply.generation_tps for reply in replies))
     return {str(size): statistics.median(values) for size, values in rates.items()}
 
 
-def overhead(bundle: Path, rounds: int) -> dict[str, float]:
+def overhead(bundle: Path, prompt: list[int], rounds: int) -> dict[str, float]:
     """Microseconds a token of the public session, and of bare steps of its engine."""
     from atom_edge import AtomSession
     from atom_edge.bundle import open_bundle
@@ -101,7 +96,6 @@ def overhead(bundle: Path, rounds: int) -> dict[str, float]:
 
     session = AtomSession.from_pretrained(bundle, threads=1)
     engine = open_engine(open_bundle(bundle), threads=1).engine
-    prompt = np.random.default_rng(0).integers(5, 4096, 64).tolist()
     settings: dict[str, dict[str, Any]] = {
         "greedy": {"temperature": 0},
         "sampled": {"temperature": 0.8, "top_p": 0.95, "seed": 0},
@@ -111,11 +105,11 @@ def overhead(bundle: Path, rounds: int) -> dict[str, float]:
         cache, token = engine.new_cache(), np.array([5])
         cache.append(np.array([prompt]))
         start = perf_counter()
-        for _ in range(62):
+        for _ in range(128):
             cache.step(token)
-        times["bare"].append((perf_counter() - start) / 62)
+        times["bare"].append((perf_counter() - start) / 128)
         for name, options in settings.items():
-            *_, last = session.stream(prompt, max_new_tokens=63, **options)
+            *_, last = session.stream(prompt, max_new_tokens=129, **options)
             times[name].append(last.generation_seconds / max(1, last.generation_tokens - 1))
     return {name: statistics.median(values[1:]) * 1e6 for name, values in times.items()}
 
@@ -138,6 +132,6 @@ def quality(bundle: Path) -> dict[str, Any]:
     return dict(json.loads((bundle / "manifest.json").read_text())["validation"])
 
 
-def graph_bytes(bundle: Path) -> dict[str, int]:
-    """The size of each graph of the bundle."""
-    return {file.name: file.stat().st_size for file in (bundle / "onnx").iterdir()}
+def bundle_bytes(bundle: Path) -> int:
+    """The size of all files of the bundle."""
+    return sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())

@@ -82,7 +82,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "## Batches",
         "",
-        "Decode on 1 thread, tokens a second of all sequences together.",
+        "`generate_batch` on 1 thread, tokens a second of all sequences together.",
         "",
         "| batch | tokens/s | over batch 1 |",
         "|---:|---:|---:|",
@@ -93,7 +93,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "## What Python adds",
         "",
-        "| | microseconds a token | over the bare graph |",
+        "| | microseconds a token | over bare steps of the operator |",
         "|---|---:|---:|",
         *(
             f"| {name} | {time:.1f} | {time / results['overhead']['bare'] - 1:+.1%} |"
@@ -146,15 +146,15 @@ def _soak(soak: dict[str, float]) -> list[str]:
 
 
 def _quality(validation: dict[str, Any]) -> list[str]:
-    paths = {"portable graph": validation, "static cache": validation.get("static")}
-    rows = [
-        f"| {path}, {part} | {figures[part]['perplexity_ratio']['value']:.4f} "
-        f"| {figures[part]['mean_kl']['value']:.5f} "
-        f"| {figures[part]['same_top_token']['value']:.3f} |"
-        for path, figures in paths.items()
-        if figures
-        for part in ("prefill", "decode")
-    ]
+    rows = []
+    for measured in validation["measured"]:
+        values = {figure["name"]: figure["value"] for figure in measured["figures"]}
+        rows += [
+            f"| `{measured['path']}`, {part}: {measured['scheme']} "
+            f"| {values[f'perplexity_ratio.{part}']:.4f} | {values[f'mean_kl.{part}']:.5f} "
+            f"| {values[f'same_top_token.{part}']:.3f} |"
+            for part in ("prefill", "decode")
+        ]
     return [
         "## Quality of int8",
         "",

@@ -17,9 +17,9 @@ import numpy as np
 from measure import (
     Worker,
     batch_rates,
+    bundle_bytes,
     cold_starts,
     command_start,
-    graph_bytes,
     overhead,
     quality,
     soak,
@@ -57,13 +57,16 @@ def main() -> None:
         results["peers"][name]["cold_start_s"] = seconds
     results["command_start_s"] = command_start(bundle, max(2, arguments.rounds // 3))
     note("batches")
-    results["batch"] = batch_rates(bundle, arguments.rounds)
+    ours = Worker(PEERS[0], arguments.work, bundle, 1)
+    prompt = lasting_prompt(ours, np.random.default_rng(1))
+    ours.close()
+    results["batch"] = batch_rates(bundle, prompt, arguments.rounds)
     note("overhead of the session over bare runs of the graph")
-    results["overhead"] = overhead(bundle, arguments.rounds)
+    results["overhead"] = overhead(bundle, prompt, arguments.rounds)
     note(f"soak of {arguments.soak_tokens} tokens")
     results["soak"] = soak(bundle, arguments.soak_tokens)
     results["quality"] = quality(bundle)
-    results["graph_bytes"] = graph_bytes(bundle)
+    results["bytes"] = bundle_bytes(bundle)
     write(results, arguments.out)
     print((arguments.out / "results.md").read_text())
 
