@@ -169,4 +169,6 @@ def _print_table(result: ExportResult, speed: float) -> None:
     console = Console()
     console.print(table)
     console.print(figure_table(manifest.validation, "validation against PyTorch: passed"))
-    console.print(f"Talk to it: atom-edge chat {shlex.quote(str(result.path))}", highlight=False)
+    path = shlex.quote(str(result.path))
+    console.print(f"All figures: atom-edge inspect --all {path}", highlight=False)
+    console.print(f"Talk to it:  atom-edge chat {path}", highlight=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from atom_edge.errors import ValidationError
@@ -12,17 +13,52 @@ from atom_edge.manifest import Figure, Measured, Validation
 Row = tuple[str, str, str, str]
 
 
-def figure_rows(validation: Validation) -> Iterator[Row]:
+def figure_rows(validation: Validation, everything: bool) -> Iterator[Row]:
     """Label, value, limit and verdict of each figure; those of a graph follow a row of its name.
 
     Of a bundle that an older release wrote there are none.
+
+    Args:
+        validation: with the figures.
+        everything: each figure, not the one of a kind that is nearest to its limit.
     """
     for measured in validation.measured:
         yield from _titles(f"graph '{measured.path}'", measured)
-        yield from map(_row, measured.figures)
+        if everything:
+            yield from map(_row, measured.figures)
+        else:
+            yield from map(_row, _telling(measured.figures))
+            yield _count(measured.figures)
     for measured in validation.left_out:
         yield from _titles(f"left out: graph '{measured.path}'", measured)
         yield from map(_row, measured.figures[-1:])
+
+
+def _telling(figures: Sequence[Figure]) -> Iterator[Figure]:
+    """Of each kind of figure the one nearest to its limit, and the share of same top tokens."""
+    kinds: dict[str, list[Figure]] = {}
+    for figure in figures:
+        kinds.setdefault(figure.name.partition(".")[0], []).append(figure)
+    for kind, alike in kinds.items():
+        limited = [figure for figure in alike if figure.limit is not None]
+        if limited:
+            yield max(limited, key=_nearness)
+        elif kind == "same_top_token":
+            yield min(alike, key=lambda figure: figure.value or 0.0)
+
+
+def _nearness(figure: Figure) -> float:
+    """The value as a share of the limit; of what does not hold, infinity."""
+    if not figure.holds or figure.value is None:
+        return math.inf
+    return figure.value / figure.limit if figure.limit else 0.0
+
+
+def _count(figures: Sequence[Figure]) -> Row:
+    checked = [figure for figure in figures if figure.limit is not None or not figure.holds]
+    failed = sum(not figure.holds for figure in checked)
+    verdict = "FAILED" if failed else "passed" if checked else ""
+    return "  checks", f"{len(checked) - failed} of {len(checked)} hold", "", verdict
 
 
 def _titles(title: str, measured: Measured) -> Iterator[Row]:
@@ -42,8 +78,8 @@ def _row(figure: Figure) -> Row:
     return f"  {figure.label}", value, limit, verdict
 
 
-def figure_table(validation: Validation, title: str) -> Any:
-    """The rows as a table."""
+def figure_table(validation: Validation, title: str, everything: bool = False) -> Any:
+    """The rows as a table; see `figure_rows`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -54,7 +90,7 @@ def figure_table(validation: Validation, title: str) -> Any:
     )
     for column in table.columns[1:3]:
         column.justify = "right"
-    for label, value, limit, verdict in figure_rows(validation):
+    for label, value, limit, verdict in figure_rows(validation, everything):
         style = {"FAILED": "red", "passed": "green"}.get(verdict, "")
         table.add_row(Text(printable(label)), value, limit, Text(verdict, style))
     return table

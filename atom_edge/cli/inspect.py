@@ -87,7 +87,8 @@ def _print(bundle: Bundle, graphs: dict[str, Graph], everything: bool) -> None:
     else:
         console.print(_graph_table(graphs))
     if bundle.manifest.validation.measured:
-        console.print(figure_table(bundle.manifest.validation, "validation against PyTorch"))
+        validation = bundle.manifest.validation
+        console.print(figure_table(validation, "validation against PyTorch", everything))
 
 
 def _manifest_table(bundle: Bundle, everything: bool) -> Any:

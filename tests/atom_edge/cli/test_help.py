@@ -12,6 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from atom_edge.cli import app
+from atom_edge.cli.figures import figure_rows
+from atom_edge.manifest import Figure, Measured, Validation
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # it is a group
 
@@ -66,3 +68,23 @@ def test_extras_that_are_missing_are_named_with_what_to_type() -> None:
         )
         assert result.returncode == 1
         assert f"pip install '.[{extra}]'" in result.stderr, result.stderr
+
+
+def test_a_validation_is_shown_by_what_is_nearest_to_its_limit() -> None:
+    figures = (
+        Figure("mean_kl.lengths", 0.001, None, 0.004),
+        Figure("mean_kl.prefill", 0.0031, 0.0001, 0.004),
+        Figure("logit_difference.lengths", 1.1),
+        Figure("perplexity_ratio.prefill", 1.01, 0.001, 1.008),
+        Figure("same_top_token.prefill", 0.98, 0.002),
+    )
+    validation = Validation(measured=(Measured("model", "8-bit weights", figures),))
+    assert list(figure_rows(validation, everything=False)) == [
+        ("graph 'model'", "", "", ""),
+        ("  8-bit weights", "", "", ""),
+        ("  mean KL, prefill", "0.00310 ± 0.00010", "0.004", "passed"),
+        ("  perplexity ratio, prefill", "1.01000 ± 0.00100", "1.008", "FAILED"),
+        ("  same top token, prefill", "0.98000 ± 0.00200", "", ""),
+        ("  checks", "2 of 3 hold", "", "FAILED"),
+    ]
+    assert len(list(figure_rows(validation, everything=True))) == 7
