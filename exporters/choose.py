@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,31 +36,23 @@ class Tried:
     Attributes:
         form: what was made.
         scheme: the way.
-        graphs: the graphs by role.
-        files: their files by role, paths within the bundle.
+        files: its graphs by role, paths within the bundle.
+        nodes: number of nodes of each graph.
+        opset: the highest version of standard ONNX among the graphs.
         measured: each way that a session takes through them.
     """
 
     form: Form
     scheme: str
-    graphs: Mapping[Role, ir.Model]
     files: Mapping[Role, str]
+    nodes: Mapping[Role, int]
+    opset: int
     measured: tuple[Measured, ...]
 
     @property
     def failure(self) -> tuple[str, Figure] | None:
         """The first figure that does not hold, and of which path; None if all hold."""
         return Validation(measured=self.measured).failure
-
-    @property
-    def nodes(self) -> dict[Role, int]:
-        """Number of nodes of each graph."""
-        return {role: sum(count_operators(graph).values()) for role, graph in self.graphs.items()}
-
-    @property
-    def opset(self) -> int:
-        """The highest version of standard ONNX among the graphs."""
-        return max(graph.opset_imports.get("", 0) for graph in self.graphs.values())
 
 
 @dataclass(frozen=True)
@@ -128,11 +121,16 @@ def choose(
         paths = {role: staging / file for role, file in files.items()}
         for role, graph in graphs.items():
             save_graph(graph, paths[role])
+        nodes = {role: sum(count_operators(graph).values()) for role, graph in graphs.items()}
+        opset = max(graph.opset_imports.get("", 0) for graph in graphs.values())
+        # The weights are in the files now; nodes and values hold each other, and so them.
+        del graphs, graph
+        gc.collect()
         context = source.snapshot.config.max_position_embeddings
         held = replace(standard, max_kl=min(standard.max_kl, candidate.max_kl))
         limits = replace(held.limits(form), others_wait=candidate is not candidates[-1])
         measured = measure_form(form, paths, candidate.scheme, context, held, progress, limits)
-        tried.append(Tried(form, candidate.scheme, graphs, files, measured))
+        tried.append(Tried(form, candidate.scheme, files, nodes, opset, measured))
         if tried[-1].failure is None:
             break
         for path in paths.values():

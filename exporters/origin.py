@@ -29,8 +29,14 @@ def locate_origin(
 
     Raises:
         SnapshotError: it cannot be found.
-        ValidationError: the manifest names a folder, and `against` does not say where it is.
+        ValidationError: the manifest names a folder, and `against` does not say where it is; or the
+            export ran the repository's own code, and `trust_remote_code` does not allow it.
     """
+    if bundle.manifest.source.variant is not None and not trust_remote_code:
+        raise ValidationError(
+            f"The export of {bundle.path} also ran the model code of its author and compared with "
+            "it. Allow that here with --trust-remote-code, to repeat what was checked."
+        )
     if against is None:
         against = _named(bundle)
         revision = revision or bundle.manifest.source.revision

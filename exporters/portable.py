@@ -23,6 +23,8 @@ class PortableGraph:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # An arena would keep what the largest of all runs took.
+        options.enable_cpu_mem_arena = False
         # PyTorch computes on the same cores between two runs; idle threads must not spin on them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:

@@ -32,7 +32,7 @@ _ROWS = 3
 _PIECES_MULTIPLE, _PIECES_PART = 2.0, 0.5
 # Standard errors between an estimate and its limit that settle which is larger.
 _SETTLED = 3.0
-_SHORTEST_OF_BATCHES = 8
+_SHORTEST_OF_BATCHES, _LONGEST_OF_BATCHES = 8, 192
 
 Samples = npt.NDArray[np.float64]
 
@@ -138,6 +138,8 @@ def measure(
         logits = _at_once(engine, reference.windows[row])
         whole.add(row, 0, logits)
         _add_window(prefill, reference, row, logits)
+        if _is_beyond(Estimate.of(whole.kl), limits.kl_of_few_windows):
+            break
     yield figure("logit_difference.whole_windows", whole.largest, limit=limits.logits)
     yield figure("mean_kl.whole_windows", Estimate.of(whole.kl), limits.kl_of_few_windows)
     if limits.logits is not None and limits.mean_kl is None:
@@ -157,6 +159,10 @@ def measure(
     yield from _prefill(engine, reference, limits, sample, prefill)
     progress("decode")
     yield from _decode(engine, reference, limits, sample, prefill)
+
+
+def _is_beyond(estimate: Estimate, limit: float | None) -> bool:
+    return limit is not None and estimate.value - limit > _SETTLED * estimate.standard_error
 
 
 def _at_once(engine: Engine, ids: Ids) -> Logits:
@@ -257,7 +263,7 @@ def _batches(engine: Engine, pieces: _Pieces) -> None:
     """Sequences of different lengths, twice some tokens and then one."""
     windows = pieces.reference.windows
     rows = [row % len(windows) for row in range(_ROWS)]
-    width = len(windows[0])
+    width = min(len(windows[0]), _LONGEST_OF_BATCHES)
     if width < _SHORTEST_OF_BATCHES:
         return
     cache = engine.new_cache(len(rows))

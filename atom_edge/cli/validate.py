@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -72,4 +73,6 @@ def validate_command(
     else:
         from rich.console import Console
 
-        Console().print(figure_table(measured, "validation against PyTorch: passed"))
+        console = Console()
+        console.print(figure_table(measured, "validation against PyTorch: passed"))
+        console.print(f"Talk to it: atom-edge chat {shlex.quote(str(bundle))}", highlight=False)

@@ -89,7 +89,7 @@ def quantize(model: ir.Model, block: int = 32, activation_bits: int = BITS) -> i
         raise ExportError("The graph has no constant matrix product to quantize.")
     for node in products:
         product = _quantize_product(graph, node, stored)
-        if activation_bits == 2 * BITS and product.attributes["K"].as_int() % block == 0:
+        if activation_bits == 2 * BITS:
             _widen_activations(graph, product, block)
     for node in [node for node in graph if _is_embedding(node)]:
         _quantize_embedding(graph, node, stored)

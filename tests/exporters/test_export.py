@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import onnx
 import onnx_ir as ir
 import pytest
@@ -225,6 +227,18 @@ def test_validation_of_a_bundle_can_be_repeated(
         )
 
 
+def test_what_an_export_ran_of_the_author_is_run_again(
+    small_bundle: Path, small_snapshot: Path
+) -> None:
+    bundle = open_bundle(small_bundle)
+    source = msgspec.structs.replace(bundle.manifest.source, variant="as read")
+    manifest = msgspec.structs.replace(bundle.manifest, source=source)
+    compared = dataclasses.replace(bundle, manifest=manifest)
+    with pytest.raises(ValidationError, match="--trust-remote-code"):
+        locate_origin(compared, small_snapshot)
+    assert locate_origin(compared, small_snapshot, trust_remote_code=True).path == small_snapshot
+
+
 def test_a_bundle_is_not_validated_against_other_weights(small_bundle: Path, make_snapshot) -> None:
     with pytest.raises(ValidationError, match=r"weights in .* sha256"):
         validate_again(small_bundle, make_snapshot(num_hidden_layers=1))
@@ -276,10 +290,11 @@ def test_the_command_line_exports_validates_and_refuses(
     )
     assert summary["tokens_per_second"] > 0
 
-    repeated = atom_edge("validate", out, "--against", small_snapshot)
+    repeated = atom_edge("validate", out, "--against", small_snapshot, COLUMNS="200")
     assert repeated.returncode == 0, repeated.stderr
     assert "perplexity ratio, decode" in repeated.stdout
     assert "passed" in repeated.stdout
+    assert repeated.stdout.splitlines()[-1] == f"Talk to it: atom-edge chat {out}"
 
     refused = atom_edge(
         "export", small_snapshot, "-o", tmp_path / "no", "--quantize", "int8", "--max-kl", 1e-9

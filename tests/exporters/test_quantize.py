@@ -66,31 +66,31 @@ def embedding_and_head(tied: bool, vocab: int = 50, width: int = 48) -> tuple[ir
     return ir.Model(graph, ir_version=10), table @ head.T
 
 
-def product(weight: np.ndarray) -> ir.Model:
-    """Logits of an input `[B, T, K]` times a constant matrix `[K, N]`."""
-    x = ir.val("x", ir.DataType.FLOAT, ir.Shape(["batch", "tokens", weight.shape[0]]))
+def product(weight: np.ndarray, axes: tuple[str, ...]) -> ir.Model:
+    """Logits of an input `[..., K]` times a constant matrix `[K, N]`."""
+    x = ir.val("x", ir.DataType.FLOAT, ir.Shape([*axes, weight.shape[0]]))
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 20}, name="test")
     matmul = ir.node("MatMul", [x, add_initializer(graph, "weight", weight)])
     graph.append(matmul)
     logits = matmul.outputs[0]
     logits.name, logits.dtype = "logits", ir.DataType.FLOAT
-    logits.shape = ir.Shape(["batch", "tokens", weight.shape[1]])
+    logits.shape = ir.Shape([*axes, weight.shape[1]])
     graph.outputs.append(logits)
     return ir.Model(graph, ir_version=10)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 4), (7,)])
 def test_activations_of_16_bits_lose_next_to_nothing(
-    tmp_path: Path, shape: tuple[int, int]
+    tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((96, 70)).astype(np.float32)
     x = rng.standard_normal((*shape, 96)).astype(np.float32)
-    x[0, 0, :32] = 0  # a block without a scale
+    x[0, ..., :32] = 0  # a block without a scale
     exact = x.astype(np.float64) @ dequantize_blocks(*blocks(weight.T, 32), 96).T
     errors = {}
     for bits in (8, 16):
-        model = quantize(product(weight), activation_bits=bits)
+        model = quantize(product(weight, ("batch", "tokens")[: len(shape)]), activation_bits=bits)
         ir.save(model, tmp_path / f"{bits}.onnx")
         session = ort.InferenceSession(tmp_path / f"{bits}.onnx")
         (logits,) = session.run(None, {"x": x})
