@@ -1,0 +1,88 @@
+"""Models of other classes, exported: the same text as transformers' own, in the same session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from families import COMPUTED, OTHER, save_random
+
+from atom_edge import AtomSession, open_snapshot
+from atom_edge.errors import ExportError
+from atom_edge.exporters.export import export
+from atom_edge.exporters.passes import fuse, tidy
+from atom_edge.exporters.precision.blocks import quantize
+from atom_edge.exporters.trace import trace
+from atom_edge.judge import judge_graph
+from atom_edge.manifest import Quantization, Role
+from atom_edge.runtimes.engines.portable import PortableEngine, PortableGraph
+from atom_edge.runtimes.providers import open_graph
+
+SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 64}
+PROMPT = "the water cycle is the way"
+TOKENS = 24
+# Random weights make flat predictions, which int8 turns more often than a trained model's.
+LIMITS: dict[str, Any] = {"max_perplexity_ratio": 1.1, "max_kl": 0.05}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pythia", "gpt-neo", "opt", "gemma3", "phi", "stablelm"])
+def test_the_graphs_compute_what_the_class_does(tmp_path: Path, name: str) -> None:
+    family, options = OTHER[name]
+    theirs = save_random(tmp_path, family, SMALL | options)
+    snapshot = open_snapshot(tmp_path)
+    traced = trace(snapshot.decoder)
+    file = tmp_path / "model.onnx"
+    ir.save(traced, file)
+    judge_graph(file.read_bytes(), Role.MODEL, 64, str(file))
+    engine = PortableEngine(PortableGraph(open_graph(file, threads=1)), 64)
+    ids = np.random.default_rng(0).integers(3, 280, (2, 60))
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.from_numpy(ids)).logits.numpy()
+    # Sequences of different lengths, longer than the windows, in one cache.
+    cache = engine.new_cache(2)
+    cache.append(ids[:, :40], np.array([40, 7]))
+    second = np.stack([ids[0, 40:51], ids[1, 7:18]])
+    logits = cache.append(second, places=np.arange(22)).reshape(2, 11, -1)
+    assert np.abs(logits[0] - expected[0, 40:51]).max() < 1e-4
+    assert np.abs(logits[1] - expected[1, 7:18]).max() < 1e-4
+
+    ir.save(quantize(tidy(fuse(traced))), file)
+    judge_graph(file.read_bytes(), Role.MODEL, 64, str(file))
+    int8 = PortableEngine(PortableGraph(open_graph(file, threads=1)), 64)
+    logits = int8.new_cache(1).append(ids[:1], places=np.arange(60))
+    assert np.abs(logits - expected[0]).mean() < 0.05 * expected.std()
+    assert file.stat().st_size < 0.6 * sum(p.numel() * 4 for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize(
+    "case", [OTHER["gpt2"], OTHER["gemma3"], COMPUTED["qwen3"], COMPUTED["smollm3"]]
+)
+def test_greedy_text_is_transformers_own(
+    tmp_path: Path, case: tuple[str, dict[str, Any]], quantization: Quantization
+) -> None:
+    family, options = case
+    theirs = save_random(tmp_path / "snapshot", family, SMALL | options)
+    bundle = tmp_path / "bundle"
+    export(open_snapshot(tmp_path / "snapshot"), bundle, quantization=quantization, **LIMITS)
+    session = AtomSession.from_pretrained(bundle)
+    reply = session.generate(PROMPT, max_new_tokens=TOKENS, temperature=0)
+    prompt = torch.tensor([session.tokenizer.encode(PROMPT)])
+    text = torch.cat((prompt, torch.tensor([reply.token_ids])), 1)
+    with torch.no_grad():
+        logits = theirs(input_ids=text).logits[0, prompt.shape[1] - 1 : -1]
+    # Where the tokens part, they are nearly as likely.
+    chosen = logits.gather(1, text[0, prompt.shape[1] :, None])[:, 0]
+    behind = (logits.max(1).values - chosen) / logits.std()
+    assert behind.max() < (1e-4 if quantization == "none" else 0.2), behind
+
+
+def test_there_is_no_graph_for_cuda(tmp_path: Path) -> None:
+    family, options = OTHER["gpt2"]
+    save_random(tmp_path / "snapshot", family, SMALL | options)
+    with pytest.raises(ExportError, match="'cuda' of GPT2LMHeadModel"):
+        export(open_snapshot(tmp_path / "snapshot"), tmp_path / "bundle", target="cuda")
