@@ -112,5 +112,8 @@ class Reference:
 
 @torch.no_grad()
 def _run(model: nn.Module, ids: Ids) -> torch.Tensor:
-    logits: torch.Tensor = model(torch.from_numpy(ids)[None], use_cache=False).logits
+    tokens = torch.from_numpy(ids)[None]
+    # Without a mask some classes of transformers would warn of padding.
+    output = model(tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+    logits: torch.Tensor = output.logits
     return logits[0]

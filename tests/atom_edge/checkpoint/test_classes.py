@@ -132,3 +132,42 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(SnapshotError, match="pickle"):
         open_snapshot(tmp_path)
+
+
+OWN_CODE = """
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class OwnConfig(GPT2Config):
+    model_type = "own-model"
+
+
+class OwnForCausalLM(GPT2LMHeadModel):
+    config_class = OwnConfig
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 2
+        return output
+"""
+
+
+def test_an_authors_own_class_is_run_on_request_alone(tmp_path: Path) -> None:
+    family, options = OTHER["gpt2"]
+    plain = save_random(tmp_path, family, SMALL | options)
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    config |= {"model_type": "own-model", "auto_map": own}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SnapshotError):
+        open_snapshot(tmp_path)
+    snapshot = open_snapshot(tmp_path, trust_remote_code=True)
+    assert type(snapshot.model).__name__ == "OwnForCausalLM"
+    ids = torch.randint(3, 280, (1, 20))
+    with torch.no_grad():
+        expected = 2 * plain(input_ids=ids).logits
+        logits = snapshot.decoder(
+            ids, torch.ones_like(ids), torch.arange(20)[None], snapshot.decoder.empty_cache(1)
+        )[0]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
