@@ -25,7 +25,11 @@ _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 def cache_argument(model: nn.Module) -> str:
     """What `model.forward` calls its key-value cache: `cache` from 5.24 on."""
     names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
+    for name in ("cache", "past_key_values"):
+        if name in names:
+            return name
+    # It passes on what it is given.
+    return "cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"
 
 
 def cache_in(output: Any) -> Any:
