@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from time import perf_counter
@@ -29,6 +28,8 @@ async def in_thread(pieces: Iterator[Piece], cancel: threading.Event) -> AsyncGe
         pieces: of `until` with the same event.
         cancel: set when nobody waits for the pieces any more.
     """
+    import asyncio  # 3 MB that a command line needs not
+
     wait = 0.0  # the first piece comes alone
     try:
         while some := await asyncio.to_thread(_next_pieces, pieces, wait):

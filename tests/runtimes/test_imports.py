@@ -39,7 +39,8 @@ def test_generation_works_without_them(small_bundle: Path) -> None:
     text = run(
         BLOCKED + "from atom_edge import AtomSession\n"
         "session = AtomSession.from_pretrained(sys.argv[1])\n"
-        "print(json.dumps(session.generate('The', temperature=0, max_new_tokens=4).token_ids))",
+        "print(json.dumps(session.generate('The', temperature=0, max_new_tokens=4).token_ids))\n"
+        "assert 'asyncio' not in sys.modules",
         small_bundle,
     )
     assert len(json.loads(text)) == 4
