@@ -40,7 +40,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--kind")
     parser.add_argument("--index", type=int)
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,33 +76,49 @@ def prepare(place: Path) -> None:
 
 
 def attack(place: Path, options: argparse.Namespace) -> int:
-    """Try mutants of all kinds in turns; print a table and every failure."""
-    from tests.fuzz.kinds import SHARES, STRICT
+    """Try mutants of all kinds in turns; print every failure, and a table at the end."""
+    from tests.fuzz.kinds import SHARES
 
-    ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     kinds = [options.kind] if options.kind else list(SHARES)
-    done: Counter[str] = Counter()
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     failures = 0
-    while sum(done.values()) < options.count and (ends is None or time.monotonic() < ends):
-        kind = min(kinds, key=lambda kind: done[kind] / SHARES[kind])
-        share = sum(SHARES[kind] for kind in kinds)
-        total = -(-options.count * SHARES[kind] // share)
-        count = min(_CHUNK, total - done[kind])
-        if count <= 0:
-            break
-        for index, outcome, report in run_child(place, kind, options.seed, done[kind], count):
+    with contextlib.suppress(KeyboardInterrupt):  # what was tried until then is shown
+        for kind, index, outcome, report in _mutants(place, options, kinds):
             outcomes[kind][outcome] += 1
-            if (
-                outcome in ("traceback", "crash", "hang")
-                or (outcome == "other" and kind in STRICT)
-                or (outcome == "noise" and kind != "snapshot")  # transformers has its own log
-            ):
+            if _is_failure(kind, outcome):
                 failures += 1
                 print(f"{kind} {index}: {outcome}\n{report}", flush=True)
-        done[kind] += count
     print_table(outcomes)
     return 1 if failures else 0
+
+
+def _mutants(
+    place: Path, options: argparse.Namespace, kinds: list[str]
+) -> Iterator[tuple[str, int, str, str]]:
+    """Kind, index, outcome and report of each, until there are enough or the time is over."""
+    from tests.fuzz.kinds import SHARES
+
+    ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    share = sum(SHARES[kind] for kind in kinds)
+    left = {kind: -(-options.count * SHARES[kind] // share) for kind in kinds}
+    done: Counter[str] = Counter()
+    while any(left.values()) and (ends is None or time.monotonic() < ends):
+        kind = min(
+            (kind for kind in kinds if left[kind]), key=lambda kind: done[kind] / SHARES[kind]
+        )
+        count = min(_CHUNK, left[kind])
+        for result in run_child(place, kind, options.seed, done[kind], count):
+            yield kind, *result
+        done[kind] += count
+        left[kind] -= count
+
+
+def _is_failure(kind: str, outcome: str) -> bool:
+    from tests.fuzz.kinds import STRICT
+
+    if outcome == "noise":
+        return kind != "snapshot"  # transformers has a log of its own
+    return outcome in ("traceback", "crash", "hang") or (outcome == "other" and kind in STRICT)
 
 
 def print_table(outcomes: dict[str, Counter[str]]) -> None:
