@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,6 +110,7 @@ def main() -> None:
 
     With `ATOM_EDGE_TRACEBACK=1` in the environment an error shows where it was raised.
     """
+    _open_closed_streams()
     try:
         app()
     except KeyboardInterrupt:
@@ -118,6 +120,14 @@ def main() -> None:
             raise
         _report(error)
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Let what is printed go nowhere, and nothing be read, where the shell closed a stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, nothing)
 
 
 def _report(error: Exception) -> None:

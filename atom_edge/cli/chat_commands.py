@@ -139,8 +139,15 @@ class _Message(msgspec.Struct):
     content: str
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise GenerationError(f"{text} is no path: {error}") from error
+
+
 def _save(conversation: Conversation, rest: str) -> str:
-    path = Path(rest).expanduser() if rest else _free_name(conversation)
+    path = _path(rest) if rest else _free_name(conversation)
     if path.suffix == ".json":
         text = json.dumps(conversation.messages, ensure_ascii=False, indent=1)
     else:
@@ -163,7 +170,7 @@ def _free_name(conversation: Conversation) -> Path:
 def _load(conversation: Conversation, rest: str) -> str:
     if not rest:
         return "Say which: /load FILE"
-    path = Path(rest).expanduser()
+    path = _path(rest)
     if path.suffix == ".json":
         messages = read_json(path, list[_Message], GenerationError)
         conversation.load([msgspec.structs.asdict(message) for message in messages])

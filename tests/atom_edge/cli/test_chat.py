@@ -271,6 +271,7 @@ def test_a_saved_text_is_loaded(terminal: pexpect.spawn, tmp_path: Path) -> None
     (tmp_path / "bad.json").write_text('[{"role": "dog", "content": "woof"}]')
     assert "There is no role 'dog'" in say(terminal, f"/load {tmp_path}/bad.json")
     assert "cannot be read" in say(terminal, f"/load {tmp_path}/none")
+    assert "is no path" in say(terminal, "/load ~nosuchuser/x")
 
 
 def test_the_tab_key_completes(terminal: pexpect.spawn, tmp_path: Path) -> None:

@@ -80,3 +80,11 @@ def test_inspect_shows_markup_and_control_sequences_as_text(tmp_path: Path) -> N
 def test_printable_escapes_what_acts() -> None:
     assert printable("a\tb\nc é 漢 🙂", keep="\n") == "a\\tb\nc é 漢 🙂"
     assert printable("\x9b1m\u202e\ud800") == "\\x9b1m\\u202e\\ud800"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_fault(closed: str) -> None:
+    command = f"{sys.executable} -m atom_edge.cli generate The -n 2 -t 0 {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
