@@ -16,6 +16,7 @@ PAGES = {
     "index.md": ROOT / "README.md",
     "CONTRIBUTING.md": ROOT / "CONTRIBUTING.md",
     "CHANGELOG.md": ROOT / "CHANGELOG.md",
+    "SECURITY.md": ROOT / "SECURITY.md",
     "LICENSE": ROOT / "LICENSE",
     "model-card.md": ROOT / "atom_edge" / "reference" / "checkpoint" / "README.md",
 }
