@@ -81,7 +81,7 @@ async def ask(url: str, draw: random.Random, tally: Tally, cancel: bool) -> None
             await asyncio.sleep(0.2)
             return
         chunks = counted = 0
-        leave_after = draw.randrange(1, TOKENS) if cancel else 0
+        leave_after = draw.randrange(1, 4) if cancel else 0  # an event may have several tokens
         async for line in reader:
             if not line.startswith(b"data: {"):
                 continue

@@ -86,6 +86,8 @@ class Batch:
 
     def __init__(self, engine: Engine, size: int) -> None:
         self._cache = engine.new_cache(size)
+        # Asked once: Python takes longer for it than for most of a step's own work.
+        self._choosing = self._cache if isinstance(self._cache, ChoosingCache) else None
         self._copies = engine.copies
         self._prompt_tokens = _PROMPT_TOKENS[engine.device]
         self._chunk = _CHUNK[engine.device]
@@ -190,7 +192,7 @@ class Batch:
     def _step(self) -> list[tuple[Task, Piece]]:
         """Feed the last token of each reply, and choose the next ones."""
         going = [slot for slot in self._slots if slot.next is not None]
-        inside = going if isinstance(self._cache, ChoosingCache) else []
+        inside = going if self._choosing else []
         inside = [slot for slot in inside if slot.task and not slot.task.reply.wants_logits]
         outside = [slot for slot in going if slot not in inside]
         return [*self._choose(inside), *self._step_outside(outside)]
@@ -220,7 +222,7 @@ class Batch:
         """Let the engine choose the next few tokens of each reply; one if a prompt waits."""
         if not going:
             return []
-        assert isinstance(self._cache, ChoosingCache)
+        assert self._choosing is not None
         ids, counts = self._last_tokens(going)
         tasks = [slot.task for slot in going if slot.task is not None]
         if self._choices is None or self._choices[0] != tasks:
@@ -229,7 +231,7 @@ class Batch:
         room = min(task.reply.room for task in tasks)
         steps = 1 if self._line else min(self._pace.steps, room)
         started = perf_counter()
-        chosen = self._cache.choose(ids[:, None], counts, self._choices[1], steps)
+        chosen = self._choosing.choose(ids[:, None], counts, self._choices[1], steps)
         self._pace.note(perf_counter() - started)
         done = []
         for row, (slot, task) in enumerate(zip(going, tasks, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -139,14 +140,18 @@ def test_the_model_and_its_tokenizer_are_described(narrow: Running) -> None:
 
 
 def test_sigterm_finishes_what_runs_and_refuses_the_rest(small_bundle: Path) -> None:
-    with serving(small_bundle, "--parallel", "1") as server:
-        body = {"prompt": "The", "max_tokens": 120, "stream": True, "temperature": 1}
-        running, queued = post(server, body), post(server, {**body, "n": 200, "stream": False})
-        assert b"data: " in running.recv(2**16)
-        server.process.send_signal(signal.SIGTERM)
-        with running, queued, running.makefile("rb") as first, queued.makefile("rb") as second:
-            assert b"data: [DONE]" in first.read()
-            assert b"503" in second.readline()
+    with serving(small_bundle, "--parallel", "40") as server:
+        body = {"prompt": "The", "max_tokens": 120, "n": 40, "stream": True, "temperature": 1}
+        running = post(server, body)
+        with running, running.makefile("rb") as first:
+            assert any(line.startswith(b"data: ") for line in first)
+            queued = post(server, {**body, "stream": False})
+            with queued, queued.makefile("rb") as second:
+                metrics = httpx.get(f"{server.url}/metrics").text
+                assert re.search(r"^atom_edge_waiting (?!0)", metrics, re.MULTILINE)
+                server.process.send_signal(signal.SIGTERM)
+                assert b"data: [DONE]" in first.read()
+                assert b"503" in second.readline()
         assert server.process.wait(20) == 0
 
 
