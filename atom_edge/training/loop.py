@@ -130,7 +130,12 @@ def _model(recipe: Recipe, initial: Path | None) -> AtomForCausalLM:
     """The model of `recipe`, its weights random or those of the snapshot `initial`."""
     if initial is None:
         return AtomForCausalLM(AtomConfig(**recipe.model))
-    model: AtomForCausalLM = open_snapshot(initial).model
+    opened = open_snapshot(initial)
+    if not opened.is_atom:
+        raise TrainingError(
+            f"The snapshot {initial} is a {type(opened.model).__name__}, which is not trained here."
+        )
+    model: AtomForCausalLM = opened.model
     wanted = AtomConfig(**recipe.model).to_dict()
     differing = [name for name in _SHAPE if getattr(model.config, name) != wanted[name]]
     if differing:
