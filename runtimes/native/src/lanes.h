@@ -136,6 +136,8 @@ ATOM_EDGE_INLINE Floats widen(const uint16_t* from) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+#elif defined(__aarch64__)
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(from), 16));
 #else
   typedef uint16_t Halves __attribute__((vector_size(2 * kWidth)));
   typedef uint32_t Wholes __attribute__((vector_size(4 * kWidth)));

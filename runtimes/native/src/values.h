@@ -33,6 +33,13 @@ ATOM_EDGE_INLINE __m128i pack8(const IntegerLanes& values) {
 ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), pack8(values));
 }
+#elif defined(__aarch64__) && !defined(ATOM_EDGE_PLAIN)
+ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
+  int16x4_t words[kParts];
+  for (int i = 0; i < kParts; i++) words[i] = vmovn_s32((int32x4_t)values.part[i]);
+  const int8x8_t low = vmovn_s16(vcombine_s16(words[0], words[1]));
+  vst1q_s8(to, vcombine_s8(low, vmovn_s16(vcombine_s16(words[2], words[3]))));
+}
 #else
 ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
   typedef int8_t Bytes __attribute__((vector_size(kWidth)));
