@@ -22,8 +22,8 @@ from atom_edge.exporters.report import Limits, figure, until_failure
 from atom_edge.manifest import Effort, Figure
 
 LONGEST_WINDOW = 512
-LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127, 255)
-SPLITS = ((1, 2), (5, 45), (200, 217), (300, LONGEST_WINDOW))
+LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127)
+SPLITS = ((1, 2), (5, 45), (100, 117), (150, 300))
 PROMPT_TOKENS = 16
 # Windows that are also run in pieces.
 _ROWS = 3
@@ -32,6 +32,7 @@ _ROWS = 3
 _PIECES_MULTIPLE, _PIECES_PART = 2.0, 0.5
 # Standard errors between an estimate and its limit that settle which is larger.
 _SETTLED = 3.0
+_LONGEST_STEPPED = 257
 _SHORTEST_OF_BATCHES, _LONGEST_OF_BATCHES = 8, 192
 
 Samples = npt.NDArray[np.float64]
@@ -287,8 +288,8 @@ def _batches(engine: Engine, pieces: _Pieces) -> None:
 
 
 def _steps(engine: Engine, pieces: _Pieces) -> None:
-    """Single tokens from the first on, and up to the last."""
-    window = pieces.reference.windows[0]
+    """Single tokens from the first on, and behind many."""
+    window = pieces.reference.windows[0][:_LONGEST_STEPPED]
     for begin, end in ((0, 33), (len(window) - 17, len(window))):
         cache = engine.new_cache(1)
         if begin > 0:

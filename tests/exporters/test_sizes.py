@@ -106,12 +106,16 @@ def test_large_logits_are_held_to_the_noise_of_their_own_size(
 def test_a_model_without_a_beginning_token_exports(
     make_snapshot: MakeSnapshot, tmp_path: Path
 ) -> None:
-    snapshot = make_snapshot(num_hidden_layers=1, bos_token_id=None, pad_token_id=None)
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        settings = json.loads((snapshot / name).read_text())
+    snapshot = make_snapshot(num_hidden_layers=1)
+    (snapshot / "generation_config.json").unlink(missing_ok=True)
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        settings = json.loads((snapshot / name).read_text(encoding="utf-8"))
+        named = {"bos_token": None} if name == "tokenizer_config.json" else {}
+        if name == "config.json":
+            named = {"bos_token_id": None, "pad_token_id": None}
         for role in ("bos_token", "pad_token"):
             settings.pop(role, None)
-        (snapshot / name).write_text(json.dumps(settings))
+        (snapshot / name).write_text(json.dumps(settings | named), encoding="utf-8")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "atom_edge.cli", "export", str(snapshot), "-o", str(out)]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
