@@ -72,6 +72,10 @@ def open_graph(
     )
     if native:
         register(options)
+        # One node: the optimizers would cost a millisecond and a megabyte for nothing.
+        options.graph_optimization_level = (
+            import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        )
     return _load(graph, options, ["CPUExecutionProvider"])
 
 
