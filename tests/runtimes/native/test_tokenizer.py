@@ -54,8 +54,79 @@ WORDS = (
     *(" \n ", "\t", "\u00a0", "\u3000", "12345", "7", "\u00bd", "\u0663", "\u00e9", "e\u0301"),
     *("\u0344", "\u1e69", "s\u0323\u0307", "s\u0307\u0323", "\ud55c", "\u1112\u1161\u11ab"),
     *("\u212b", "\U0001f642", "\u200d", "\U0001f468\u200d\U0001f469", "!?", "...", " -", "\x00"),
-    *("<|endoftext|>", "<|eos", "<|bos|>", "\ufffd", "\U0010ffff", "\u0958", "\u4e2d\u6587"),
+    *(
+        "<|endoftext|>",
+        "</s>",
+        "▁",
+        "<|eos",
+        "<|bos|>",
+        "\ufffd",
+        "\U0010ffff",
+        "\u0958",
+        "\u4e2d\u6587",
+    ),
 )
+
+
+PREPEND: dict[str, Any] = {"type": "Prepend", "prepend": "▁"}
+SPACES: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+AFTER_SPACES: dict[str, Any] = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+
+
+def metaspace(**options: Any) -> dict[str, Any]:
+    return {"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", **options}}
+
+
+# Of SentencePiece's kind: Llama's old form and its new one, Gemma's, and what else is written.
+SENTENCEPIECE: dict[str, dict[str, Any]] = {
+    "llama": {"normalizer": {"type": "Sequence", "normalizers": [PREPEND, SPACES]}},
+    "gemma": {"normalizer": SPACES, "pre_tokenizer": AFTER_SPACES},
+    "after": {"pre_tokenizer": AFTER_SPACES},
+    "first": metaspace(prepend_scheme="first", split=False),
+    "always": metaspace(prepend_scheme="always", split=True),
+    "never": metaspace(prepend_scheme="never", split=True),
+    "digits": {
+        "pre_tokenizer": sequence(
+            {"type": "Digits", "individual_digits": True},
+            metaspace(prepend_scheme="first", split=True)["pre_tokenizer"],
+        )
+    },
+}
+
+
+def sentencepiece(folder: Path, fallback: bool = True, **changes: object) -> Path:
+    """A BPE over characters, of the words below: with a token for every byte, or without."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    text = [word.replace(" ", "▁") for word in (*WORDS, "water", "▁the▁sea", "▁can", "they")]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, min_frequency=1, show_progress=False, limit_alphabet=60
+    )
+    inner.train_from_iterator([word for word in text * 2 if "<" not in word], trainer)
+    settings = json.loads(inner.to_str())
+    learned = settings["model"]
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256 * fallback))]
+    vocabulary = [*first, *sorted(learned["vocab"], key=learned["vocab"].get)]
+    model = {
+        **learned,
+        "vocab": {token: place for place, token in enumerate(vocabulary)},
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+        "byte_fallback": fallback,
+    }
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "special": True}
+    added = [
+        {"id": 1, "content": "<s>", "normalized": False, **special},
+        {"id": 2, "content": "</s>", "normalized": True, **special},
+    ]
+    path = folder / "tokenizer.json"
+    settings |= {"model": model, "added_tokens": added, **changes}
+    path.write_text(json.dumps(settings), "utf-8")
+    return path
 
 
 class Tokenizer:
@@ -101,17 +172,29 @@ def nasty(dice: random.Random) -> str:
     return "".join(part() for _ in range(dice.randrange(1, 24)))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_ids_are_those_of_tokenizers(name: str, tmp_path: Path) -> None:
+def check_nasty_strings(path: Path) -> None:
     seed = int(os.environ.get("ATOM_EDGE_SEED", random.SystemRandom().randrange(2**32)))
     print(f"ATOM_EDGE_SEED={seed}")
     dice = random.Random(seed)
-    path = write(tmp_path, **VARIANTS[name])
     expected, ours = tokenizers.Tokenizer.from_file(str(path)), Tokenizer(path)
     for _ in range(int(os.environ.get("ATOM_EDGE_STRINGS", "5000"))):
         text = nasty(dice)
         assert ours.encode(text.encode()) == expected.encode(text).ids, ascii(text)
     ours.close()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ids_are_those_of_tokenizers(name: str, tmp_path: Path) -> None:
+    check_nasty_strings(write(tmp_path, **VARIANTS[name]))
+
+
+@pytest.mark.parametrize("name", SENTENCEPIECE)
+@pytest.mark.parametrize("fallback", [True, False])
+def test_ids_of_sentencepiece_are_those_of_tokenizers(
+    name: str, fallback: bool, tmp_path: Path
+) -> None:
+    path = sentencepiece(tmp_path, fallback, **SENTENCEPIECE[name])
+    check_nasty_strings(path)
 
 
 def test_every_character_is_of_the_same_kind(tmp_path: Path) -> None:
@@ -131,7 +214,12 @@ def test_every_character_is_of_the_same_kind(tmp_path: Path) -> None:
         ({"normalizer": {"type": "Lowercase"}}, "the normalizer Lowercase"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer Whitespace"),
         ({"pre_tokenizer": sequence(split("a+b"), BYTES)}, r"Split with the pattern a\+b"),
-        ({"pre_tokenizer": None}, "without a pre-tokenizer"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": "a"}, "content": ""}}, "regular"),
+        ({"pre_tokenizer": {**AFTER_SPACES, "behavior": "Removed"}}, "Split at the text"),
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "byte_fallback": True}},
+            "byte_fallback names <0x00>",
+        ),
         ({"model": {"type": "Unigram", "vocab": []}}, "the model Unigram"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "a merge names b"),
         ({"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "out of range"),

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "error.h"
+#include "text/normalizer.h"
 #include "text/split.h"
 #include "text/unicode.h"
 
@@ -52,9 +53,12 @@ Decoding Decoding::read(const json::Value &settings) {
                  : kind == "Fuse"         ? 'F'
                  : kind == "Strip"        ? 'S'
                                           : '?';
-        if (kind == "Replace")
-            decoding.replaced.emplace_back(step.at("pattern").at("String").string(),
-                                           step.at("content").string());
+        if (kind == "Replace") {
+            const json::Value *pattern = step.at("pattern").find("String");
+            if (!pattern || pattern->string().empty())
+                refuse("Replace with a regular expression");
+            decoding.replaced.emplace_back(pattern->string(), step.at("content").string());
+        }
         if (kind == "Strip" && step.at("start").integer() == 1 && step.at("stop").integer() == 0)
             decoding.strip = step.at("content").string();
     }
@@ -73,9 +77,7 @@ std::string Decoding::bytes_of(const std::string &token) const {
         return std::string(1, char(byte));
     std::string text = token;
     for (const auto &[pattern, content] : replaced)
-        for (size_t at = text.find(pattern); at != text.npos && !pattern.empty();
-             at = text.find(pattern, at + content.size()))
-            text.replace(at, pattern.size(), content);
+        text = atom_edge::replaced(std::move(text), pattern, content);
     return text;
 }
 

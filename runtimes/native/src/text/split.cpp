@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "error.h"
+#include "text/normalizer.h"
 #include "text/unicode.h"
 
 namespace atom_edge {
@@ -136,19 +137,58 @@ bool is_true(const json::Value &settings, std::string_view key, bool standard) {
     throw Error(ATOM_EDGE_BUNDLE, "The C++ tokenizer does not know the pre-tokenizer " + what);
 }
 
+Split::Prefix metaspace_prefix(const json::Value &settings) {
+    const json::Value *scheme = settings.given("prepend_scheme");
+    if (!scheme)
+        return is_true(settings, "add_prefix_space", true) ? Split::Prefix::always
+                                                           : Split::Prefix::never;
+    const std::string_view name = scheme->string();
+    if (name != "always" && name != "first" && name != "never")
+        refuse("Metaspace with prepend_scheme " + std::string(name));
+    return name == "always"  ? Split::Prefix::always
+           : name == "first" ? Split::Prefix::first
+                             : Split::Prefix::never;
+}
+
+// The pieces of a word, cut after every `mark`, or before it.
+Words cut_at(const std::string &word, const std::string &mark, bool before) {
+    Words parts;
+    size_t begin = 0;
+    for (size_t at = word.find(mark); at != word.npos; at = word.find(mark, at + mark.size())) {
+        const size_t end = before ? at : at + mark.size();
+        if (end > begin)
+            parts.push_back(word.substr(begin, end - begin));
+        begin = end;
+    }
+    if (begin < word.size())
+        parts.push_back(word.substr(begin));
+    return parts;
+}
+
 void read(const json::Value &settings, std::vector<Split> &steps) {
     const std::string type(settings.at("type").string());
     if (type == "Sequence") {
         for (const json::Value &step : settings.at("pretokenizers").items())
             read(step, steps);
     } else if (type == "ByteLevel") {
-        const bool prefix = is_true(settings, "add_prefix_space", true);
+        const auto prefix = is_true(settings, "add_prefix_space", true) ? Split::Prefix::always
+                                                                        : Split::Prefix::never;
         const bool cut = is_true(settings, "use_regex", true);
         if (cut)
-            steps.push_back({Split::Rule::gpt2, prefix});
-        steps.push_back({Split::Rule::bytes, prefix && !cut});
+            steps.push_back({Split::Rule::gpt2, prefix, "", true});
+        steps.push_back({Split::Rule::bytes, cut ? Split::Prefix::never : prefix, "", true});
     } else if (type == "Digits" && is_true(settings, "individual_digits", false)) {
-        steps.push_back({Split::Rule::each_digit});
+        steps.push_back({Split::Rule::each_digit, Split::Prefix::never, "", true});
+    } else if (type == "Metaspace") {
+        steps.push_back({Split::Rule::metaspace, metaspace_prefix(settings),
+                         std::string(settings.at("replacement").string()),
+                         is_true(settings, "split", true)});
+    } else if (type == "Split" && settings.at("pattern").find("String")) {
+        const std::string mark(settings.at("pattern").at("String").string());
+        if (settings.at("behavior").string() != "MergedWithPrevious" || mark.empty() ||
+            is_true(settings, "invert", false))
+            refuse("Split at the text " + mark);
+        steps.push_back({Split::Rule::after, Split::Prefix::never, mark, true});
     } else if (type == "Split") {
         const json::Value *pattern = settings.at("pattern").find("Regex");
         const std::string_view text = pattern ? pattern->string() : std::string_view();
@@ -156,7 +196,8 @@ void read(const json::Value &settings, std::vector<Split> &steps) {
         if (!known || settings.at("behavior").string() != "Isolated" ||
             is_true(settings, "invert", false))
             refuse("Split with the pattern " + std::string(text));
-        steps.push_back({text == LLAMA3 ? Split::Rule::llama3 : Split::Rule::qwen2});
+        steps.push_back({text == LLAMA3 ? Split::Rule::llama3 : Split::Rule::qwen2,
+                         Split::Prefix::never, "", true});
     } else {
         refuse(type);
     }
@@ -164,26 +205,39 @@ void read(const json::Value &settings, std::vector<Split> &steps) {
 
 } // namespace
 
-Words Split::apply(const Words &words) const {
+Words Split::apply(const Words &words, bool begins) const {
     Words out;
-    for (const std::string &word : words) {
-        const std::string whole = prefix_space && word[0] != ' ' ? " " + word : word;
-        if (rule == Rule::bytes) {
-            out.push_back(byte_alphabet(whole));
+    for (size_t i = 0; i < words.size(); ++i) {
+        const std::string &word = words[i];
+        Words parts;
+        if (rule == Rule::metaspace) {
+            parts = metaspaced(word, begins && i == 0);
+        } else if (rule == Rule::after) {
+            parts = cut_at(word, mark, false);
         } else {
-            Words parts = Scanner(whole).cut(rule);
-            std::move(parts.begin(), parts.end(), std::back_inserter(out));
+            const bool prefixed = prefix == Prefix::always && word[0] != ' ';
+            const std::string whole = prefixed ? " " + word : word;
+            if (rule == Rule::bytes)
+                parts.push_back(byte_alphabet(whole));
+            else
+                parts = Scanner(whole).cut(rule);
         }
+        std::move(parts.begin(), parts.end(), std::back_inserter(out));
     }
     return out;
+}
+
+Words Split::metaspaced(const std::string &word, bool begins) const {
+    std::string marked = replaced(word, " ", mark);
+    const bool prefixed = prefix == Prefix::always || (prefix == Prefix::first && begins);
+    if (prefixed && marked.compare(0, mark.size(), mark) != 0)
+        marked.insert(0, mark);
+    return cuts ? cut_at(marked, mark, true) : Words{marked};
 }
 
 std::vector<Split> read_splits(const json::Value &settings) {
     std::vector<Split> steps;
     read(settings, steps);
-    // Vocabularies of other kinds than byte-level ones are not known yet.
-    if (steps.empty() || steps.back().rule != Split::Rule::bytes)
-        refuse("without ByteLevel at its end");
     return steps;
 }
 

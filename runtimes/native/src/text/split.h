@@ -13,11 +13,18 @@ using Words = std::vector<std::string>;
 
 // One step of a pre-tokenizer.
 struct Split {
-    enum class Rule { gpt2, llama3, qwen2, each_digit, bytes };
+    enum class Rule { gpt2, llama3, qwen2, each_digit, bytes, metaspace, after };
+    enum class Prefix { never, first, always };
     Rule rule;
-    bool prefix_space = false; // of `gpt2` and `bytes`: a space is put before a word without one
+    Prefix prefix = Prefix::never; // which words begin with a space: put there if there is none
+    std::string mark;              // of `metaspace`, in place of a space; of `after`, where to cut
+    bool cuts = true;              // of `metaspace`: whether it cuts before every mark
 
-    Words apply(const Words &words) const;
+    // `begins`: whether the first of the words begins the whole text.
+    Words apply(const Words &words, bool begins) const;
+
+  private:
+    Words metaspaced(const std::string &word, bool begins) const;
 };
 
 // The steps of a "pre_tokenizer"; an `Error` that names what is not known.

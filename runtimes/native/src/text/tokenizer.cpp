@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <queue>
 #include <tuple>
 
@@ -34,16 +35,10 @@ uint32_t id_of(const json::Value &value) {
 } // namespace
 
 Tokenizer::Tokenizer(const json::Value &settings) {
-    if (const json::Value *normalizer = settings.given("normalizer")) {
-        const std::string type(normalizer->at("type").string());
-        if (type != "NFC")
-            refuse("the normalizer " + type);
-        nfc_ = true;
-    }
-    const json::Value *splits = settings.given("pre_tokenizer");
-    if (!splits)
-        refuse("a tokenizer without a pre-tokenizer");
-    splits_ = read_splits(*splits);
+    if (const json::Value *normalizer = settings.given("normalizer"))
+        normalizer_ = Normalizer(*normalizer);
+    if (const json::Value *splits = settings.given("pre_tokenizer"))
+        splits_ = read_splits(*splits);
     read_model(settings.at("model"));
     if (const json::Value *tokens = settings.given("added_tokens"))
         read_added(*tokens);
@@ -74,22 +69,31 @@ void Tokenizer::read_model(const json::Value &model) {
     const json::Value *type = model.given("type");
     if (type && type->string() != "BPE")
         refuse("the model " + std::string(type->string()));
-    for (const char *key : {"unk_token", "continuing_subword_prefix", "end_of_word_suffix"})
+    for (const char *key : {"continuing_subword_prefix", "end_of_word_suffix"})
         if (const json::Value *value = model.given(key); value && !value->string().empty())
             refuse(std::string("a model with ") + key);
-    if (is_set(model, "byte_fallback"))
-        refuse("a model with byte_fallback");
     if (const json::Value *dropout = model.given("dropout"); dropout && dropout->number() != 0)
         refuse("a model with dropout");
     ignore_merges_ = is_set(model, "ignore_merges");
     for (const json::Member &entry : model.at("vocab").members())
         vocabulary_[std::string(entry.key)] = id_of(entry.value);
-    const auto find = [&](const std::string &token) {
+    const auto find_token = [&](const std::string &token, const char *who) {
         const auto found = vocabulary_.find(token);
         if (found == vocabulary_.end())
-            throw Error(ATOM_EDGE_BUNDLE, "a merge names " + token + ", which is no token");
+            throw Error(ATOM_EDGE_BUNDLE,
+                        std::string(who) + " names " + token + ", which is no token");
         return found->second;
     };
+    if (const json::Value *unknown = model.given("unk_token"); unknown && !unknown->string().empty())
+        unknown_ = find_token(std::string(unknown->string()), "unk_token");
+    fuse_unknown_ = is_set(model, "fuse_unk");
+    if (is_set(model, "byte_fallback"))
+        for (int byte = 0; byte < 256; ++byte) {
+            char token[8];
+            std::snprintf(token, sizeof token, "<0x%02X>", byte);
+            bytes_.push_back(find_token(token, "byte_fallback"));
+        }
+    const auto find = [&](const std::string &token) { return find_token(token, "a merge"); };
     uint32_t rank = 0;
     for (const json::Value &merge : model.at("merges").items()) {
         std::string first, second;
@@ -128,8 +132,8 @@ void Tokenizer::read_added(const json::Value &tokens) {
         if (is_set(token, "special"))
             special_.insert(id);
         const bool after = is_set(token, "normalized");
-        if (after && nfc_)
-            content = unicode::nfc(content);
+        if (after)
+            content = normalizer_(content);
         (after ? normalized_ : raw_).push_back({content, id});
     }
     for (auto *added : {&raw_, &normalized_})
@@ -142,13 +146,15 @@ std::vector<uint32_t> Tokenizer::encode(std::string_view text) const {
     if (!unicode::is_valid(text))
         throw Error(ATOM_EDGE_ARGUMENT, "The text is not valid UTF-8");
     Ids ids;
-    split_at(raw_, text, ids, &Tokenizer::normalize);
+    split_at(raw_, text, ids, true, &Tokenizer::normalize);
     return ids;
 }
 
 // Gives the ids of added tokens, the longest at each place, and leaves what is between to `rest`.
+// `begins`: whether the text begins the whole one.
 void Tokenizer::split_at(const std::vector<Added> &added, std::string_view text, Ids &ids,
-                         void (Tokenizer::*rest)(std::string_view, Ids &) const) const {
+                         bool begins,
+                         void (Tokenizer::*rest)(std::string_view, Ids &, bool) const) const {
     size_t begin = 0;
     for (size_t at = 0; at < text.size();) {
         const auto found = std::find_if(added.begin(), added.end(), [&](const Added &token) {
@@ -159,25 +165,51 @@ void Tokenizer::split_at(const std::vector<Added> &added, std::string_view text,
             continue;
         }
         if (at > begin)
-            (this->*rest)(text.substr(begin, at - begin), ids);
+            (this->*rest)(text.substr(begin, at - begin), ids, begins && begin == 0);
         ids.push_back(found->id);
         begin = at += found->content.size();
     }
     if (begin < text.size())
-        (this->*rest)(text.substr(begin), ids);
+        (this->*rest)(text.substr(begin), ids, begins && begin == 0);
 }
 
-void Tokenizer::normalize(std::string_view text, Ids &ids) const {
-    split_at(normalized_, nfc_ ? unicode::nfc(text) : std::string(text), ids,
-             &Tokenizer::encode_plain);
+void Tokenizer::normalize(std::string_view text, Ids &ids, bool begins) const {
+    split_at(normalized_, normalizer_(text), ids, begins, &Tokenizer::encode_plain);
 }
 
-void Tokenizer::encode_plain(std::string_view text, Ids &ids) const {
+void Tokenizer::encode_plain(std::string_view text, Ids &ids, bool begins) const {
     Words words{std::string(text)};
     for (const Split &split : splits_)
-        words = split.apply(words);
+        words = split.apply(words, begins);
     for (const std::string &word : words)
         encode_word(word, ids);
+}
+
+// The tokens of a word's characters, before any merge.
+std::vector<uint32_t> Tokenizer::symbols_of(const std::string &word) const {
+    Ids symbols;
+    bool unknown = false; // one is to be written
+    for (std::string_view rest = word; !rest.empty();) {
+        const std::string_view character = rest.substr(0, unicode::first(rest).size);
+        rest.remove_prefix(character.size());
+        if (const auto found = vocabulary_.find(std::string(character));
+            found != vocabulary_.end()) {
+            if (unknown)
+                symbols.push_back(*unknown_);
+            unknown = false;
+            symbols.push_back(found->second);
+        } else if (!bytes_.empty()) {
+            for (const char byte : character)
+                symbols.push_back(bytes_[uint8_t(byte)]);
+        } else if (unknown_) {
+            if (unknown && !fuse_unknown_)
+                symbols.push_back(*unknown_);
+            unknown = true;
+        } // else it is left out
+    }
+    if (unknown)
+        symbols.push_back(*unknown_);
+    return symbols;
 }
 
 void Tokenizer::encode_word(const std::string &word, Ids &ids) const {
@@ -192,14 +224,9 @@ void Tokenizer::encode_word(const std::string &word, Ids &ids) const {
         bool gone;
     };
     std::vector<Symbol> symbols;
-    for (std::string_view rest = word; !rest.empty();) {
-        const size_t size = unicode::first(rest).size;
-        const auto found = vocabulary_.find(std::string(rest.substr(0, size)));
-        if (found != vocabulary_.end()) { // one that the vocabulary lacks is left out
-            const int at = int(symbols.size());
-            symbols.push_back({found->second, at - 1, at + 1, false});
-        }
-        rest.remove_prefix(size);
+    for (const uint32_t id : symbols_of(word)) {
+        const int at = int(symbols.size());
+        symbols.push_back({id, at - 1, at + 1, false});
     }
     if (symbols.empty())
         return;

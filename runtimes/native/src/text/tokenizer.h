@@ -1,6 +1,7 @@
 // Text to token ids, as a tokenizer.json says.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "text/json.h"
+#include "text/normalizer.h"
 #include "text/split.h"
 
 namespace atom_edge {
@@ -41,13 +43,17 @@ class Tokenizer {
     void read_model(const json::Value &model);
     void read_added(const json::Value &tokens);
     void list_tokens();
-    void encode_plain(std::string_view text, Ids &ids) const;
+    void encode_plain(std::string_view text, Ids &ids, bool begins) const;
+    std::vector<uint32_t> symbols_of(const std::string &word) const;
     void encode_word(const std::string &word, Ids &ids) const;
     void split_at(const std::vector<Added> &added, std::string_view text, Ids &ids,
-                  void (Tokenizer::*rest)(std::string_view, Ids &) const) const;
-    void normalize(std::string_view text, Ids &ids) const;
+                  bool begins, void (Tokenizer::*rest)(std::string_view, Ids &, bool) const) const;
+    void normalize(std::string_view text, Ids &ids, bool begins) const;
 
-    bool nfc_ = false, ignore_merges_ = false;
+    Normalizer normalizer_;
+    bool ignore_merges_ = false, fuse_unknown_ = false;
+    std::vector<uint32_t> bytes_; // the tokens <0x00> to <0xFF>; empty without byte fallback
+    std::optional<uint32_t> unknown_;
     std::unordered_map<std::string, uint32_t> vocabulary_;
     std::unordered_map<std::string, uint32_t> added_;
     std::vector<const std::string *> tokens_; // by id; keys of the two maps above
