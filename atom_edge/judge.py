@@ -122,7 +122,7 @@ def judge_graph(data: bytes, role: Role, context_length: int, where: str) -> Non
 
 
 def _fault_of_nodes(graph: Graph, role: Role) -> str | None:
-    if role is Role.NATIVE:
+    if role == Role.NATIVE:
         if [node.operator for node in graph.nodes] != [NATIVE_OPERATOR]:
             return f"it is not the one node {NATIVE_OPERATOR}"
         return None
