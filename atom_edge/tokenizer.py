@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,9 +38,12 @@ def _panics_kept() -> Iterator[None]:
 
     Whatever else is printed meanwhile comes a moment later.
     """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
+    try:
         stderr = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield

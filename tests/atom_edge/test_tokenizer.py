@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -217,3 +219,13 @@ def test_a_broken_file_is_an_error(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no tokenizer file"):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_closed_stderr_is_no_fault() -> None:
+    code = (
+        "import os; os.close(2)\n"
+        "from atom_edge.reference import bundle_path; from atom_edge.tokenizer import Tokenizer\n"
+        "print(Tokenizer.from_file(bundle_path() / 'tokenizer.json').vocab_size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "4096\n"
