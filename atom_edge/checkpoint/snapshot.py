@@ -110,9 +110,9 @@ def open_snapshot(
     is_gguf = source.path.is_file()
     folder = gguf.unpack(source.path) if is_gguf else source.path
     card = read_card(source.path.parent if is_gguf else folder)
-    weights = [source.path] if is_gguf else files.weight_files(folder)
     raw = files.read_json(folder / "config.json") or files.read_json(folder / "params.json")
     opened = _open(folder, raw, trust_remote_code)
+    weights = [source.path] if is_gguf else files.weight_files(folder)
     config = opened.decoder.model.config
     ids = text.token_ids(opened.tokenizer, raw, config.vocab_size)
     for name, value in ids.items():
