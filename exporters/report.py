@@ -20,7 +20,7 @@ _HALF = 2.0**13
 _HALF_RATIO, _HALF_KL = 1.001, 0.001
 # Parts of the limit of the mean KL that the first few windows may show: little, where a safer way
 # waits that would be taken after minutes anyhow; else all that more windows could still save.
-_FEW_BEFORE_OTHERS, _FEW = 0.75, 2.0
+_FEW_BEFORE_OTHERS, _FEW = 0.9, 2.0
 
 
 @dataclass(frozen=True)
