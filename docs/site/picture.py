@@ -51,7 +51,7 @@ def run(line: str, folder: str) -> str:
     assert status == 0, printed[-1000:]
     text = printed.decode().replace("\r\n", "\n")
     lines = [each.rsplit("\r", 1)[-1] for each in text.split("\n")]
-    text = "\n".join(line for line in lines if " left" not in line and "done" not in line)
+    text = "\n".join(line for line in lines if not re.search(r"\d left|done  ", line))
     return re.sub(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]", "", text).strip("\n") + "\n"
 
 
