@@ -89,9 +89,9 @@ def test_chat_in_a_terminal(board: Board) -> None:
         timeout=120,
     )
     try:
-        terminal.expect_exact("\n> ")
+        terminal.expect(r"\n(\x1b\[\?2004h)?> ")  # after bracketed paste is asked for
         terminal.sendline("The water cycle is")
-        terminal.expect_exact("\r\n> ")
+        terminal.expect(r"\r\n(\x1b\[\?2004h)?> ")
         assert len(re.findall(r"\w+", terminal.before)) > 8
         terminal.sendline("/stats")
         terminal.expect(r"reply +12 tokens")
