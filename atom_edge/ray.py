@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, Dataset
 
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.options import GenerationOptions, Options
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 Columns = dict[str, NDArray[Any]]
 

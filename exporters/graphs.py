@@ -20,7 +20,7 @@ from atom_edge.errors import ExportError
 from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
 from atom_edge.exporters.passes import for_prefill, fuse, tidy
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.precision.blocks import quantize
 from atom_edge.exporters.trace import trace
 from atom_edge.exporters.validate import Engine
@@ -108,7 +108,7 @@ def _portable_blocks(source: Source, activation_bits: int) -> Mapping[Role, ir.M
 
 
 def _portable(files: Mapping[Role, Path], _: int, threads: int) -> Mapping[str, Engine]:
-    return {"model": PortableGraph(files[Role.MODEL], threads)}
+    return {"model": LeftPaddedGraph(files[Role.MODEL], threads)}
 
 
 def _static_graph(source: Source) -> Mapping[Role, ir.Model]:

@@ -54,5 +54,5 @@ def _tell_library() -> None:
             return "transformers"
         return str(infer(cls, model=model, model_class=model_class))
 
-    infer_with_atom.knows_atom = True  # type: ignore[attr-defined]
+    infer_with_atom.knows_atom = True  # type: ignore[attr-defined]  # a mark on a function
     TasksManager._infer_library_from_model_or_model_class = classmethod(infer_with_atom)

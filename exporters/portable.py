@@ -17,7 +17,7 @@ Cache = list[npt.NDArray[np.float32]]
 Rows = TypeVar("Rows", bound=npt.NDArray[Any])
 
 
-class PortableGraph:
+class LeftPaddedGraph:
     """An onnxruntime session over the graph that `trace` describes; keeps no state."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -73,7 +73,7 @@ class PortableGraph:
 class LeftPaddedCache:
     """The sequences of a batch, padded on the left wherever they differ in length."""
 
-    def __init__(self, graph: PortableGraph, batch_size: int) -> None:
+    def __init__(self, graph: LeftPaddedGraph, batch_size: int) -> None:
         self._graph = graph
         self._cache: Cache | None = None
         self._mask = np.zeros((batch_size, 0), np.int64)

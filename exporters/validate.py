@@ -53,7 +53,7 @@ class Cache(Protocol):
 
 
 class Engine(Protocol):
-    """What runs the graph."""
+    """What runs the graph: any engine of the runtime, or the graph as foreign runtimes feed it."""
 
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache of so many sequences."""

@@ -16,12 +16,12 @@ import msgspec
 
 from atom_edge.border import parse_json
 from atom_edge.errors import AtomEdgeError, RequestError
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.server import wire
 from atom_edge.runtimes.server.answers import Choice, Envelope, Json, error_object, usage
 from atom_edge.runtimes.server.plan import Plan, Planner
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 # Lines that may wait for an earlier one, as a multiple of the replies at once.
 _AHEAD = 4

@@ -21,7 +21,7 @@ from atom_edge.evaluation.models import Model
 from atom_edge.evaluation.progress import progress_bar
 from atom_edge.evaluation.results import Result
 from atom_edge.evaluation.scoring import score
-from atom_edge.evaluation.tasks import read_rows
+from atom_edge.evaluation.tasks import parsed_rows
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def arithmark(model: Model, file: Path, task: str, limit: int | None = None) -> 
         EvaluationError: for a row of another form, with its number.
     """
     form = _FORMS[task]
-    items = _read(file, form)[:limit]
+    items = parsed_rows(file, lambda row: _item(row, form), "ArithMark")[:limit]
     encode = model.tokenizer.encode
     requests = [(encode(item.context), encode(end)) for item in items for end in item.endings]
     with progress_bar(len(requests)) as progress:
@@ -95,20 +95,6 @@ def _results(task: str, metric: str, items: list[_Item], scores: list[float]) ->
         right[""].append(correct)
         right[f", {item.part}"].append(correct)
     return [Result.of_share(task + part, metric, found) for part, found in sorted(right.items())]
-
-
-def _read(file: Path, form: _Form) -> list[_Item]:
-    items = []
-    for number, row in enumerate(read_rows(file), start=1):
-        try:
-            items.append(_item(row, form))
-        except (LookupError, TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"{file}, line {number}: no item of ArithMark: {type(error).__name__} {error}."
-            ) from error
-    if not items:
-        raise EvaluationError(f"{file} holds no items.")
-    return items
 
 
 def _item(row: dict[str, Any], form: _Form) -> _Item:

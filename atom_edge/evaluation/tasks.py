@@ -13,7 +13,7 @@ import lzma
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import datasets
 import lm_eval.tasks
@@ -24,6 +24,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from atom_edge.errors import EvaluationError
 
 Row = dict[str, Any]
+T = TypeVar("T")
 # The split that the harness scores, where the local file may have another name.
 _SPLITS = {
     "arc_easy": ("test",),
@@ -72,7 +73,7 @@ def load_tasks(names: list[str], data: Path | None, split: str | None = None) ->
     specs: list[Any] = []
     for name in names:
         path = _find(data, name, split)
-        rows = _converted(path, name)
+        rows = parsed_rows(path, _CONVERT[name], name)
         if name == "blimp":
             specs += _blimp_specs(manager, path, rows)
         else:
@@ -146,15 +147,24 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _converted(path: Path, task: str) -> list[Row]:
-    """The rows of a file with the columns that the harness's definition of `task` reads."""
+def parsed_rows(path: Path, parse: Callable[[Row], T], what: str) -> list[T]:
+    """The rows of a file, each parsed.
+
+    Args:
+        path: of the file; see `read_rows`.
+        parse: raises LookupError, TypeError or ValueError for a row of another form.
+        what: a row is one of, for the error's message.
+
+    Raises:
+        EvaluationError: for a row that cannot be parsed, with its line; or a file without any.
+    """
     rows = []
     for number, row in enumerate(read_rows(path), start=1):
         try:
-            rows.append(_CONVERT[task](row))
+            rows.append(parse(row))
         except (LookupError, TypeError, ValueError) as error:
             raise EvaluationError(
-                f"{path}, line {number}: no row of {task}: {type(error).__name__} {error}."
+                f"{path}, line {number}: no row of {what}: {type(error).__name__} {error}."
             ) from error
     if not rows:
         raise EvaluationError(f"{path} holds no rows.")

@@ -66,7 +66,7 @@ class CachedAttention(pattern.RewriteRuleClassBase):
         output = op.Transpose(op.Reshape(mixed, by_head), perm=[0, 2, 1, 3])
         return output, present_key, present_value
 
-    def check(  # type: ignore[override]
+    def check(  # type: ignore[override]  # it names what it reads, as the base says
         self, context: Any, axis: ir.Value, scale: ir.Value, mask: ir.Value, **matched: ir.Value
     ) -> MatchResult:
         """The conditions of this module's docstring."""

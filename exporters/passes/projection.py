@@ -37,7 +37,7 @@ class _Projection(pattern.RewriteRuleClassBase):
         along = op.ReduceSum(op.Mul(y, direction), axes, keepdims=1)
         return op.Sub(y, op.Mul(along, direction))
 
-    def check(  # type: ignore[override]
+    def check(  # type: ignore[override]  # it names what it reads, as the base says
         self, context: Any, y: ir.Value, v: ir.Value, axes: ir.Value, **_: ir.Value
     ) -> MatchResult:
         result = MatchResult()

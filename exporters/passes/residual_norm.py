@@ -27,7 +27,7 @@ class _ResidualNorm(pattern.RewriteRuleClassBase):
         )
         return norm, total
 
-    def check(  # type: ignore[override]
+    def check(  # type: ignore[override]  # it names what it reads, as the base says
         self, context: Any, a: ir.Value, b: ir.Value, norm: ir.Value, **_: Any
     ) -> MatchResult:
         result = MatchResult()

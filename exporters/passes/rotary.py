@@ -51,7 +51,7 @@ class _Rotary(pattern.RewriteRuleClassBase):
         turned = op.Sub(op.Mul(first, c), op.Mul(second, s))
         return op.Concat(turned, op.Add(op.Mul(second, c), op.Mul(first, s)), axis=-1)
 
-    def check(  # type: ignore[override]
+    def check(  # type: ignore[override]  # it names what it reads, as the base says
         self, context: Any, cos: ir.Value, sin: ir.Value, positions: ir.Value, **matched: Any
     ) -> MatchResult:
         result = MatchResult()

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from atom_edge.errors import RequestError
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.reply import Piece, TokenLogprob
+from atom_edge.runtimes.slots import Task
 from atom_edge.tokenizer import Tokenizer
 
 Json = dict[str, Any]

@@ -15,7 +15,6 @@ from atom_edge.errors import (
     RequestError,
     TokenizerError,
 )
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.options import OPTIONS, Options
 from atom_edge.runtimes.server.answers import ChatChoice, Choice, CompletionChoice, Json
 from atom_edge.runtimes.server.wire import (
@@ -25,6 +24,7 @@ from atom_edge.runtimes.server.wire import (
     TokenizeRequest,
 )
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 # What OpenAI's specification gives to `max_tokens` of a completion.
 _MAX_TOKENS = 16

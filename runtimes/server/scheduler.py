@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from atom_edge.errors import AtomEdgeError, RequestError
-from atom_edge.runtimes.batch import Batch, Task
+from atom_edge.runtimes.batch import Batch
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 Delivery = tuple[Task, Piece]
 

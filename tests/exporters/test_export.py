@@ -22,7 +22,7 @@ from atom_edge.exporters import graphs
 from atom_edge.exporters.graphs import MAX_KL, MAX_PERPLEXITY_RATIO, NATIVE_MAX_KL
 from atom_edge.exporters.native import SCHEMES
 from atom_edge.exporters.origin import locate_origin
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.repeat import check, validate_bundle
 from atom_edge.exporters.trace import trace
 from atom_edge.manifest import Measured, Role, Validation
@@ -257,7 +257,7 @@ def test_a_bundle_is_not_validated_against_another_tokenizer(
 def test_what_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ExportError, match="onnxruntime cannot open"):
-        PortableGraph(tmp_path / "model.onnx")
+        LeftPaddedGraph(tmp_path / "model.onnx")
 
 
 def atom_edge(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.portable import LeftPaddedGraph
 
 OPTIMUM_CLI = "from optimum.commands.optimum_cli import main; main()"
 
@@ -31,7 +31,7 @@ def test_optimum_cli_exports_an_atom_folder(small_snapshot: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     model = open_snapshot(small_snapshot).model
     ids = np.random.default_rng(0).integers(5, 4096, (1, 40))
-    graph = PortableGraph(tmp_path / "model.onnx")
+    graph = LeftPaddedGraph(tmp_path / "model.onnx")
     with torch.no_grad():
         expected = model(torch.from_numpy(ids)).logits.numpy()
     logits, cache = graph.run(ids[:, :25])

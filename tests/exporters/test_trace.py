@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from atom_edge.config import AtomConfig
 from atom_edge.decoder import Decoder
-from atom_edge.exporters.portable import PortableGraph
+from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
 
@@ -39,13 +39,13 @@ COMMON = {
 @pytest.fixture(scope="module", params=MODELS)
 def traced(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[AtomForCausalLM, ir.Model, PortableGraph]:
+) -> tuple[AtomForCausalLM, ir.Model, LeftPaddedGraph]:
     torch.manual_seed(0)
     model = AtomForCausalLM(AtomConfig(**COMMON, **MODELS[request.param])).eval()
     graph = trace(Decoder(model))
     file = tmp_path_factory.mktemp("graphs") / "model.onnx"
     ir.save(graph, file)
-    return model, graph, PortableGraph(file, threads=1)
+    return model, graph, LeftPaddedGraph(file, threads=1)
 
 
 def test_names_and_axes_are_the_contract(traced: tuple) -> None:
@@ -112,7 +112,7 @@ def test_a_zero_value_vector_gives_no_nan(tmp_path: Path) -> None:
         torch.nn.init.zeros_(layer.self_attn.v_proj.weight)
     ir.save(trace(Decoder(model)), tmp_path / "model.onnx")
     ids = np.arange(10)[None]
-    logits, _ = PortableGraph(tmp_path / "model.onnx").run(ids)
+    logits, _ = LeftPaddedGraph(tmp_path / "model.onnx").run(ids)
     with torch.no_grad():
         expected = model(torch.from_numpy(ids)).logits
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from atom_edge.bundle import open_bundle
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.engines.interface import Engine
 from atom_edge.runtimes.engines.portable import PortableEngine
 from atom_edge.runtimes.generation import rate
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 BEGINNING = "The old house stands by the green river, and the water is clear. " * 2
 

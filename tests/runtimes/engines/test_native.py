@@ -13,7 +13,6 @@ import pytest
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError
 from atom_edge.runtimes import generation, native
-from atom_edge.runtimes.batch import Task
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
@@ -22,6 +21,7 @@ from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.options import Options
 from atom_edge.runtimes.reply import Piece
 from atom_edge.runtimes.session import AtomSession
+from atom_edge.runtimes.slots import Task
 
 CONTEXT = 128
 IDS = np.random.default_rng(0).integers(5, 4096, (3, CONTEXT))
