@@ -18,12 +18,12 @@ from atom_edge.bundle import Bundle
 from atom_edge.checkpoint import Snapshot
 from atom_edge.errors import ExportError
 from atom_edge.exporters.cuda import cuda_graph
+from atom_edge.exporters.engine import Engine
 from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
 from atom_edge.exporters.passes import for_prefill, fuse, tidy
 from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.precision.blocks import quantize
 from atom_edge.exporters.trace import trace
-from atom_edge.exporters.validate import Engine
 from atom_edge.manifest import Quantization, Role, Target
 from atom_edge.runtimes import native
 from atom_edge.runtimes.doctor import runs

@@ -8,56 +8,26 @@ at once, in a padded batch, after others on the cache, or one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from atom_edge.errors import ValidationError
-from atom_edge.evaluation.divergence import Divergence, Estimate, kl_divergence, log_softmax
+from atom_edge.evaluation.divergence import Divergence, Estimate, log_softmax
 from atom_edge.evaluation.heldout import heldout_text
+from atom_edge.exporters.engine import Engine
+from atom_edge.exporters.pieces import ROWS, WAYS, Pieces, Samples, run_whole
 from atom_edge.exporters.reference import Ids, Logits, Reference
 from atom_edge.exporters.report import Limits, figure, until_failure
 from atom_edge.manifest import Effort, Figure
 
 LONGEST_WINDOW = 512
-LENGTHS = (1, 2, 3, 7, 16, 33, 64, 127)
-SPLITS = ((1, 2), (5, 45), (100, 117), (150, 300))
 PROMPT_TOKENS = 16
-# Windows that are also run in pieces.
-_ROWS = 3
 # A quantized graph may lose this many times as much on tokens that come in pieces, and this part
 # of the limit more: what few tokens lose varies.
 _PIECES_MULTIPLE, _PIECES_PART = 2.0, 0.5
 # Standard errors between an estimate and its limit that settle which is larger.
 _SETTLED = 3.0
-_LONGEST_STEPPED = 257
-_SHORTEST_OF_BATCHES, _LONGEST_OF_BATCHES = 8, 192
-
-Samples = npt.NDArray[np.float64]
-
-
-class Cache(Protocol):
-    """The sequences of a batch, as an engine holds them."""
-
-    def append(
-        self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
-    ) -> Logits:
-        """Append tokens `[B, T]`, `counts[b]` of them real; logits `[N, V]` after `places`."""
-        ...
-
-    def step(self, token_ids: Ids) -> Logits:
-        """Append one token `[B]` to each sequence; logits `[B, V]`."""
-        ...
-
-
-class Engine(Protocol):
-    """What runs the graph: any engine of the runtime, or the graph as foreign runtimes feed it."""
-
-    def new_cache(self, batch_size: int = 1) -> Cache:
-        """An empty cache of so many sequences."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,11 +102,11 @@ def measure(
     progress("prompts")
     yield from _prompts(engine, reference, limits)
     progress("whole windows")
-    whole = _Pieces(reference)
+    whole = Pieces(reference)
     prefill = Divergence()
-    for row in range(min(_ROWS, len(reference.windows))):
+    for row in range(min(ROWS, len(reference.windows))):
         reference.begin(row)
-        logits = _at_once(engine, reference.windows[row])
+        logits = run_whole(engine, reference.windows[row])
         whole.add(row, 0, logits)
         _add_window(prefill, reference, row, logits)
         if _is_beyond(Estimate.of(whole.kl), limits.kl_of_few_windows):
@@ -145,9 +115,9 @@ def measure(
     yield figure("mean_kl.whole_windows", Estimate.of(whole.kl), limits.kl_of_few_windows)
     if limits.logits is not None and limits.mean_kl is None:
         yield from _against_float64(engine, reference, limits.logits)
-    for name, run in _WAYS:
+    for name, run in WAYS:
         progress(name.replace("_", " "))
-        pieces = _Pieces(reference)
+        pieces = Pieces(reference)
         run(engine, pieces)
         yield figure(f"logit_difference.{name}", pieces.largest, limit=limits.logits)
         if limits.mean_kl is not None:
@@ -164,10 +134,6 @@ def measure(
 
 def _is_beyond(estimate: Estimate, limit: float | None) -> bool:
     return limit is not None and estimate.value - limit > _SETTLED * estimate.standard_error
-
-
-def _at_once(engine: Engine, ids: Ids) -> Logits:
-    return engine.new_cache(1).append(ids[None], places=np.arange(len(ids)))
 
 
 def _add_window(into: Divergence, reference: Reference, window: int, logits: Logits) -> None:
@@ -189,7 +155,7 @@ def _prompts(engine: Engine, reference: Reference, limits: Limits) -> Iterator[F
         ids, expected_ids = prompt.ours[:context], prompt.theirs[:context]
         # Added tokens may lie behind the embedding: sessions refuse a prompt that holds one.
         if len(ids) > 1 and ids.max() < vocabulary:
-            ours = _log_likelihood(_at_once(engine, ids), ids)
+            ours = _log_likelihood(run_whole(engine, ids), ids)
             theirs = _log_likelihood(reference.run(expected_ids), expected_ids)
             differences.append(abs(ours - theirs) / len(ids))
     # Each logarithm of a softmax moves by as much as two logits do.
@@ -202,108 +168,14 @@ def _log_likelihood(logits: Logits, ids: Ids) -> float:
     return float(log_softmax(logits[:-1])[ahead].sum())
 
 
-@dataclass
-class _Pieces:
-    """Logits of parts of the first windows, compared with PyTorch's."""
-
-    reference: Reference
-    _largest: list[float] = field(default_factory=list)
-    _kl: list[Samples] = field(default_factory=list)
-    _tokens: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def add(self, row: int, start: int, logits: Logits) -> None:
-        """Compare logits `[T, V]` of the tokens of window `row` from `start` on."""
-        end = start + len(logits)
-        expected = self.reference.logits(row)[start:end]
-        self._largest.append(float(np.max(np.abs(logits - expected))))
-        self._kl.append(kl_divergence(expected, logits))
-        self._tokens.append((row, start, end))
-
-    @property
-    def largest(self) -> float:
-        """The largest difference of a logit; NaN if one is."""
-        return float(np.max(self._largest))
-
-    @property
-    def kl(self) -> Samples:
-        """KL divergence of each token, `[N]`."""
-        return np.concatenate(self._kl)
-
-    def same_tokens_of(self, whole: _Pieces) -> Samples:
-        """KL divergence `[N]` of the same tokens where their windows were run at once."""
-        return np.concatenate([whole._kl[row][start:end] for row, start, end in self._tokens])
-
-
 def _against_float64(engine: Engine, reference: Reference, limit: float) -> Iterator[Figure]:
     noise = reference.noise
     errors = [
-        float(np.max(np.abs(_at_once(engine, ids[: len(exact)]) - exact)))
+        float(np.max(np.abs(run_whole(engine, ids[: len(exact)]) - exact)))
         for ids, exact in zip(reference.windows, noise.exact, strict=False)
     ]
     yield figure("float64_error.graph", float(np.max(errors)), limit=limit)
     yield figure("float64_error.pytorch", noise.error)
-
-
-def _lengths(engine: Engine, pieces: _Pieces) -> None:
-    window = pieces.reference.windows[0]
-    for length in (length for length in LENGTHS if length < len(window)):
-        pieces.add(0, 0, _at_once(engine, window[:length]))
-
-
-def _continued(engine: Engine, pieces: _Pieces) -> None:
-    window = pieces.reference.windows[0]
-    for past, total in SPLITS:
-        if past < total <= len(window):
-            cache = engine.new_cache(1)
-            cache.append(window[None, :past])
-            new = window[None, past:total]
-            pieces.add(0, past, cache.append(new, places=np.arange(new.size)))
-
-
-def _batches(engine: Engine, pieces: _Pieces) -> None:
-    """Sequences of different lengths, twice some tokens and then one."""
-    windows = pieces.reference.windows
-    rows = [row % len(windows) for row in range(_ROWS)]
-    width = min(len(windows[0]), _LONGEST_OF_BATCHES)
-    if width < _SHORTEST_OF_BATCHES:
-        return
-    cache = engine.new_cache(len(rows))
-    held = np.zeros(len(rows), np.int64)
-    for counts in (
-        np.array([width // 2, width // 3, 1]),
-        np.array([1, width // 4, max(1, width // 16)]),
-    ):
-        ids = np.zeros((len(rows), counts.max()), np.int64)
-        for index, (row, start, count) in enumerate(zip(rows, held, counts, strict=True)):
-            ids[index, :count] = windows[row][start : start + count]
-        real = np.arange(ids.shape[1]) < counts[:, None]
-        logits = cache.append(ids, counts, np.flatnonzero(real))
-        parts = np.split(logits, np.cumsum(counts)[:-1])
-        for row, start, part in zip(rows, held, parts, strict=True):
-            pieces.add(row, int(start), part)
-        held += counts
-    logits = cache.step(np.array([windows[row][at] for row, at in zip(rows, held, strict=True)]))
-    for row, at, part in zip(rows, held, logits.copy(), strict=True):
-        pieces.add(row, int(at), part[None])
-
-
-def _steps(engine: Engine, pieces: _Pieces) -> None:
-    """Single tokens from the first on, and behind many."""
-    window = pieces.reference.windows[0][:_LONGEST_STEPPED]
-    for begin, end in ((0, 33), (len(window) - 17, len(window))):
-        cache = engine.new_cache(1)
-        if begin > 0:
-            cache.append(window[None, :begin])
-        for at in range(max(begin, 0), min(end, len(window))):
-            pieces.add(0, at, cache.step(window[at : at + 1]).copy())
-
-
-_WAYS: tuple[tuple[str, Callable[[Engine, _Pieces], None]], ...] = (
-    ("lengths", _lengths),
-    ("continued", _continued),
-    ("batches", _batches),
-    ("steps", _steps),
-)
 
 
 def _greedy(
@@ -343,12 +215,12 @@ def _prefill(
 ) -> Iterator[Figure]:
     """Whole windows, beyond those in `divergence` already."""
     fewest, most = sample.prefill_windows
-    for window in range(_ROWS, min(most, len(reference.windows))):
+    for window in range(ROWS, min(most, len(reference.windows))):
         estimates = divergence.perplexity_ratio, divergence.mean_kl
         if window >= fewest and _are_settled(limits, *estimates):
             break
         reference.begin(window)
-        logits = _at_once(engine, reference.windows[window])
+        logits = run_whole(engine, reference.windows[window])
         _add_window(divergence, reference, window, logits)
     yield figure("tokens.prefill", divergence.tokens)
     yield figure("perplexity.prefill", divergence.perplexity)
@@ -375,7 +247,7 @@ def _decode(
             break
         if prefill.tokens < (window + 1) * (len(reference.windows[window]) - 1):
             # Prefill was settled with fewer windows.
-            logits = _at_once(engine, reference.windows[window])
+            logits = run_whole(engine, reference.windows[window])
             _add_window(prefill, reference, window, logits)
         reference.begin(window)
         ids = reference.windows[window][: sample.decode_tokens + 1]

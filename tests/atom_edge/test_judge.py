@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.config import AtomConfig
 from atom_edge.errors import IntegrityError
-from atom_edge.exporters.native import Scheme, build, describe
+from atom_edge.exporters.description import describe
+from atom_edge.exporters.native import Scheme, build
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Role
 from atom_edge.modeling import AtomForCausalLM

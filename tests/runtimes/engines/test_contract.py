@@ -17,7 +17,8 @@ from decoders import Sequences, open_session
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import GenerationError
-from atom_edge.exporters.native import Scheme, build, describe
+from atom_edge.exporters.description import describe
+from atom_edge.exporters.native import Scheme, build
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines.cuda import CudaEngine

@@ -15,7 +15,8 @@ import onnxruntime
 
 from atom_edge.bundle import seal
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.native import Scheme, build, describe
+from atom_edge.exporters.description import describe
+from atom_edge.exporters.native import Scheme, build
 from atom_edge.manifest import Manifest
 from atom_edge.reference import bundle_path
 from atom_edge.runtimes import native

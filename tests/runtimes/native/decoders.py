@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from atom_edge.exporters.native import PAGE_TOKENS, Decoder, DecoderLayer, Linear
+from atom_edge.exporters.description import Decoder, DecoderLayer, Linear
+from atom_edge.exporters.native import PAGE_TOKENS
 from atom_edge.runtimes import native
 
 Ids = NDArray[np.int64]

@@ -12,7 +12,8 @@ import pytest
 from decoders import Floats, Ids, Sequences, open_session, random_decoder
 
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.native import Decoder, Scheme, build, describe
+from atom_edge.exporters.description import Decoder, describe
+from atom_edge.exporters.native import Scheme, build
 from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes.generation import rate
 from atom_edge.runtimes.sampling import (

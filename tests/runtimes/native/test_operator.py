@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.native import Decoder, Scheme, build, describe
+from atom_edge.exporters.description import Decoder, describe
+from atom_edge.exporters.native import Scheme, build
 from atom_edge.reference import checkpoint_path
 
 SCHEMES = (
