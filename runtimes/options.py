@@ -11,10 +11,7 @@ import difflib
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from atom_edge.errors import GenerationError
 from atom_edge.runtimes.kinds import (
@@ -30,9 +27,14 @@ from atom_edge.runtimes.kinds import (
     optional,
 )
 
-LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
-"""From the reply's token ids so far, and the logits `[V]` of what follows, to other logits `[V]`;
-minus infinity keeps a token from being chosen. The logits that it is given must not be changed."""
+if TYPE_CHECKING:
+    from atom_edge.runtimes.engines.interface import Logits
+
+    LogitsProcessor = Callable[[Sequence[int], Logits], Logits]
+    """From the reply's token ids so far, and the logits `[V]` of what follows, to other logits
+    `[V]`; minus infinity keeps a token from being chosen. What it is given must not be changed."""
+else:  # The command line's help reads this module, and needs no numpy.
+    LogitsProcessor = Callable
 
 
 class Options(TypedDict, total=False):

@@ -59,7 +59,8 @@ def test_what_is_no_name_is_an_attribute_error() -> None:
         atom_edge.nothing  # noqa: B018  # asking for it is the test
 
 
-def test_importing_it_loads_nothing_heavy() -> None:
-    code = "import atom_edge, sys; print({'torch', 'onnxruntime', 'numpy'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["atom_edge", "atom_edge.cli"])
+def test_importing_it_loads_nothing_heavy(module: str) -> None:
+    code = f"import {module}, sys; print({{'torch', 'onnxruntime', 'numpy'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
