@@ -30,7 +30,7 @@ class Role(enum.StrEnum):
 
 
 Quantization = Literal["none", "int8"]
-Target = Literal["cpu", "native", "cuda"]
+Target = Literal["cpu", "native", "cuda", "web"]
 Effort = Literal["quick", "full"]
 
 

@@ -68,7 +68,7 @@ def export(
         destination: the folder to write.
         quantization: `none` for float32, `int8` for 8-bit weights.
         target: beside the portable graph, which runs anywhere, what the bundle has graphs for:
-            `cpu`, or `cuda` in float16; or `native`, for a bundle without the portable graph.
+            `cpu`, or `cuda` in float16; or one graph alone: `native`, or `web` for browsers.
         max_perplexity_ratio: limit of int8's perplexity over PyTorch's, in prefill and in decode.
         max_kl: limit of int8's mean KL divergence from PyTorch's predictions, in nats, likewise.
         effort: how much text validation runs.

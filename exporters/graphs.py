@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from atom_edge.exporters.native import SCHEMES, Scheme, native_graph
 from atom_edge.exporters.passes import for_prefill, fuse, tidy
 from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.precision.blocks import quantize
+from atom_edge.exporters.precision.stored import store_blocks
 from atom_edge.exporters.trace import trace
 from atom_edge.manifest import Quantization, Role, Target
 from atom_edge.runtimes import native
@@ -153,6 +154,20 @@ PORTABLE = Form(
     },
     _portable,
 )
+# Int8 operators are many times slower in WebAssembly than those of float32, and not all are there.
+WEB = replace(
+    PORTABLE,
+    label="web graph",
+    candidates={
+        "none": (Candidate(FLOAT32, lambda source: {Role.MODEL: tidy(fuse(source.traced))}),),
+        "int8": (
+            Candidate(
+                "8-bit weights in blocks of 32, multiplied in float32",
+                lambda source: {Role.MODEL: store_blocks(tidy(fuse(source.traced)))},
+            ),
+        ),
+    },
+)
 STATIC = Form(
     "static cache",
     (Role.PREFILL,),
@@ -193,10 +208,15 @@ FORMS: Mapping[Target, tuple[Form, ...]] = {
     "cpu": (PORTABLE, NATIVE, STATIC),
     "native": (NATIVE,),
     "cuda": (PORTABLE, CUDA),
+    "web": (WEB,),
 }
-FORMS_OF_OTHER_CLASSES: Mapping[Target, tuple[Form, ...]] = {"cpu": (PORTABLE,)}
+FORMS_OF_OTHER_CLASSES: Mapping[Target, tuple[Form, ...]] = {
+    "cpu": (PORTABLE,),
+    "web": (WEB,),
+}
 """Of models that are not `AtomForCausalLM`: the other forms rest on its attention."""
 ALL_FORMS = (PORTABLE, NATIVE, STATIC, CUDA)
+"""What bundles are read by: a web graph is run as the portable one is."""
 
 
 def forms_for(snapshot: Snapshot, target: Target, quantization: Quantization) -> list[Form]:

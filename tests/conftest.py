@@ -99,6 +99,17 @@ def small_int8_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def small_web_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 bundle of `small_snapshot` for browsers."""
+    from atom_edge.checkpoint import open_snapshot
+    from atom_edge.exporters.export import export
+
+    destination = tmp_path_factory.mktemp("bundles") / "small-web"
+    snapshot = open_snapshot(small_snapshot)
+    return export(snapshot, destination, quantization="int8", target="web").path
+
+
+@pytest.fixture(scope="session")
 def small_cuda_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float16 bundle of `small_snapshot` for CUDA; its graph also runs on the CPU."""
     from atom_edge.checkpoint import open_snapshot

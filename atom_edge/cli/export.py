@@ -28,6 +28,7 @@ class Target(enum.StrEnum):
     CPU = "cpu"
     NATIVE = "native"
     CUDA = "cuda"
+    WEB = "web"
 
 
 def export_command(
@@ -46,7 +47,7 @@ def export_command(
         Target,
         typer.Option(
             help="What it is to run on: any CPU; CPUs with the native library alone, which makes "
-            "the smallest bundle; or GPUs by CUDA in float16."
+            "the smallest bundle; GPUs by CUDA in float16; or browsers."
         ),
     ] = Target.CPU,
     max_perplexity_ratio: MaxPerplexityRatio = None,

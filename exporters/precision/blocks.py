@@ -84,16 +84,16 @@ def quantize(model: ir.Model, block: int = 32, activation_bits: int = BITS) -> i
     """
     graph = model.graph
     stored = _QuantizedMatrices(graph, block)
-    products = [node for node in graph if _constant_matrix(node) is not None]
+    products = [node for node in graph if constant_matrix(node) is not None]
     if not products:
         raise ExportError("The graph has no constant matrix product to quantize.")
     for node in products:
         product = _quantize_product(graph, node, stored)
         if activation_bits == 2 * BITS:
             _widen_activations(graph, product, block)
-    for node in [node for node in graph if _is_embedding(node)]:
+    for node in [node for node in graph if is_embedding(node)]:
         _quantize_embedding(graph, node, stored)
-    _remove_unused(graph)
+    remove_unused(graph)
     model.opset_imports[MICROSOFT] = 1
     return model
 
@@ -109,7 +109,7 @@ class _QuantizedMatrices:
     def get(self, source: ir.Value, *, transposed: bool) -> tuple[ir.Value, ir.Value]:
         """Bytes and scales of `source` `[N, K]`, or of its transpose if that is `[K, N]`."""
         if source not in self._made:
-            matrix = _array(source)
+            matrix = array_of(source)
             rows = np.ascontiguousarray(matrix.T if transposed else matrix, np.float32)
             levels, scales = quantize_blocks(rows, self.block)
             self._made[source] = (
@@ -119,16 +119,17 @@ class _QuantizedMatrices:
         return self._made[source]
 
 
-def _array(value: ir.Value) -> npt.NDArray[Any]:
+def array_of(value: ir.Value) -> npt.NDArray[Any]:
+    """The elements of an initializer."""
     assert value.const_value is not None
     return value.const_value.numpy()
 
 
 def _is_matrix(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and len(_array(value).shape) == 2
+    return value is not None and value.const_value is not None and len(array_of(value).shape) == 2
 
 
-def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
+def constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
     """The initializer that `node` multiplies by, and whether that is `[K, N]`."""
     if node.op_type == "Gemm":
         plain = all(node.attributes.get_float(name, 1.0) == 1 for name in ("alpha", "beta"))
@@ -147,7 +148,8 @@ def _constant_matrix(node: ir.Node) -> tuple[ir.Value, bool] | None:
     return (right, True) if _is_matrix(right) else None
 
 
-def _is_embedding(node: ir.Node) -> bool:
+def is_embedding(node: ir.Node) -> bool:
+    """Whether `node` looks rows of a constant matrix up by the token ids."""
     if node.op_type != "Gather" or not _is_matrix(node.inputs[0]):
         return False
     index, rows = node.inputs[1], node.outputs[0].shape
@@ -159,10 +161,10 @@ def _is_embedding(node: ir.Node) -> bool:
 
 
 def _quantize_product(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatrices) -> ir.Node:
-    found = _constant_matrix(node)
+    found = constant_matrix(node)
     assert found is not None
     source, transposed = found
-    columns, rows = _array(source).shape if transposed else _array(source).shape[::-1]
+    columns, rows = array_of(source).shape if transposed else array_of(source).shape[::-1]
     product = ir.node(
         "MatMulNBits",
         [node.inputs[0], *stored.get(source, transposed=transposed)],
@@ -231,7 +233,7 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node, stored: _QuantizedMatric
     """Look the rows up in bytes `[V, blocks, block]`: the output projection's, where it is tied."""
     table = node.inputs[0]
     assert table is not None
-    width = _array(table).shape[1]
+    width = array_of(table).shape[1]
     levels, scales = stored.get(table, transposed=False)
     column = add_initializer(graph, f"{scales.name}_shape", np.array([0, 0, 1], np.int64))
     row = add_initializer(graph, f"{levels.name}_row", np.array([0, 0, -1], np.int64))
@@ -268,7 +270,8 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.V
     return value
 
 
-def _remove_unused(graph: ir.Graph) -> None:
+def remove_unused(graph: ir.Graph) -> None:
+    """Remove nodes and initializers that nothing uses."""
     for node in reversed(list(graph)):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)

@@ -29,6 +29,11 @@ from atom_edge.manifest import Measured, Role, Validation
 from atom_edge.runtimes.session import AtomSession
 from atom_edge.tokenizer import Tokenizer
 
+OPERATORS_OF_BROWSERS = {
+    "QuickGelu",
+    "RotaryEmbedding",
+    "SkipSimplifiedLayerNormalization",
+}
 BUNDLE_FILES = {
     "README.md",
     "config.json",
@@ -101,6 +106,18 @@ def test_a_bundle_may_have_the_native_graph_alone(small_snapshot: Path, tmp_path
     assert open_bundle(bundle).roles == (Role.NATIVE,)
     assert len(AtomSession.from_pretrained(bundle).generate("Water", max_new_tokens=3).token_ids)
     check(validate_again(bundle, small_snapshot))
+
+
+def test_a_graph_for_browsers_has_no_operators_of_int8(small_web_bundle: Path) -> None:
+    bundle = open_bundle(small_web_bundle)
+    assert bundle.roles == (Role.MODEL,)
+    graph = ir.load(bundle.graph()).graph
+    assert {node.op_type for node in graph if node.domain} <= OPERATORS_OF_BROWSERS
+    assert not {node.op_type for node in graph} & {"DequantizeLinear", "MatMulInteger"}
+    (measured,) = bundle.manifest.validation.measured
+    assert 0 < value(measured, "mean_kl.prefill") < NATIVE_MAX_KL
+    vocabulary = [v.name for v in graph.initializers.values() if v.const_value.size == 4096 * 64]
+    assert len(vocabulary) == 1, "the tied embedding is stored once"
 
 
 def test_without_the_library_there_is_no_native_graph(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -15,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from atom_edge.errors import ExportError
 from atom_edge.exporters.precision.blocks import add_initializer, dequantize_blocks, quantize
 from atom_edge.exporters.precision.blocks import quantize_blocks as blocks
+from atom_edge.exporters.precision.stored import store_blocks
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 
@@ -124,3 +126,49 @@ def test_a_graph_without_weights_is_refused() -> None:
     graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 20})
     with pytest.raises(ExportError, match="no constant matrix product"):
         quantize(ir.Model(graph, ir_version=10))
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_stored_in_bytes_and_multiplied_as_floats(
+    tmp_path: Path, tied: bool, block: int
+) -> None:
+    model, _ = embedding_and_head(tied)
+    tables = [v.const_value.numpy() for v in model.graph.initializers.values()]
+    restored = [dequantize_blocks(*blocks(table, block), table.shape[1]) for table in tables]
+    store_blocks(model, block)
+    stored = [v for v in model.graph.initializers.values() if v.name.endswith("_int8")]
+    assert len(stored) == (1 if tied else 2), "a tied embedding is stored once"
+    ir.save(model, tmp_path / "stored.onnx")
+    onnx.checker.check_model(tmp_path / "stored.onnx", full_check=True)
+    ids = np.arange(50, dtype=np.int64).reshape(2, 25)
+    session = ort.InferenceSession(tmp_path / "stored.onnx")
+    (logits,) = session.run(None, {"input_ids": ids})
+    np.testing.assert_allclose(
+        logits.reshape(50, 50), restored[0] @ restored[-1].T, rtol=1e-5, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_matrices_of_every_orientation_are_stored(tmp_path: Path, operator: str) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((40, 70)).astype(np.float32)
+    x = rng.standard_normal((3, 40)).astype(np.float32)
+    model = product(weight, ("batch",))
+    if operator == "Gemm":
+        node = model.graph[0]
+        bias = add_initializer(model.graph, "bias", np.ones(70, np.float32))
+        gemm = ir.node("Gemm", [*node.inputs, bias])
+        gemm.outputs[0].name = node.outputs[0].name
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], [gemm], node.outputs, gemm.outputs
+        )
+    ir.save(store_blocks(model), tmp_path / "stored.onnx")
+    (logits,) = ort.InferenceSession(tmp_path / "stored.onnx").run(None, {"x": x})
+    expected = x @ dequantize_blocks(*blocks(weight.T, 32), 40).T + (operator == "Gemm")
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_graph_without_weights_is_not_stored() -> None:
+    with pytest.raises(ExportError, match="no constant matrix product"):
+        store_blocks(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10))
