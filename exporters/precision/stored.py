@@ -89,14 +89,12 @@ class _Stored:
         return nodes[-1].outputs[0]
 
     def rows(self, gather: ir.Node) -> ir.Value:
-        """The float32 rows that a Gather takes."""
+        """The float32 rows `[B, T, K]` that a Gather takes."""
         picked = [
             ir.node("Gather", [stored, gather.inputs[1]], {"axis": 0})
             for stored in (self._levels, self._scales)
         ]
-        index = gather.inputs[1]
-        assert index is not None and index.shape is not None
-        nodes = self._floats(*(node.outputs[0] for node in picked), rank=len(index.shape) + 1)
+        nodes = self._floats(*(node.outputs[0] for node in picked), rank=3)
         self._graph.insert_before(gather, [*picked, *nodes])
         return nodes[-1].outputs[0]
 
