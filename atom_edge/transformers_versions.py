@@ -5,19 +5,32 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig
+from transformers import AutoModelForCausalLM, Cache, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 try:
     from transformers.initialization import no_init_weights  # 5
 except ImportError:
     from transformers.modeling_utils import no_init_weights
+try:
+    from transformers import GgufConfig  # 5: it may keep the weights packed
+except ImportError:
+    GgufConfig = None
 
-__all__ = ["cache_argument", "cache_in", "causal_mask", "no_init_weights", "quiet_transformers"]
+__all__ = [
+    "cache_argument",
+    "cache_in",
+    "causal_mask",
+    "dense_from_gguf",
+    "no_init_weights",
+    "quiet_transformers",
+]
 
 _MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters
 
@@ -68,6 +81,14 @@ def causal_mask(
     }
     named = {name: value for name, value in arguments.items() if name in _MASK_ARGUMENTS}
     return create_causal_mask(**named)
+
+
+def dense_from_gguf(file: Path) -> PreTrainedModel:
+    """The model of a GGUF file with its weights in float32; `save_pretrained` writes it."""
+    options = {} if GgufConfig is None else {"quantization_config": GgufConfig(dequantize=True)}
+    return AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True, dtype=torch.float32, **options
+    )
 
 
 @contextlib.contextmanager

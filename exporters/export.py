@@ -193,7 +193,9 @@ def write_tokenizer(
     roles = ("bos_token", "eos_token", "unk_token", "pad_token")
     stated = {**dict.fromkeys(roles), **config, "model_max_length": context_length}
     if not _is_sentencepiece(file):
-        stated["tokenizer_class"] = "GPT2TokenizerFast"
+        # The one class that reads tokenizer.json as it stands: from version 5 on, transformers'
+        # named ones put a normalizer and splitter of their own in place of the file's.
+        stated["tokenizer_class"] = "PreTrainedTokenizerFast"
     _write_json(staging / "tokenizer_config.json", stated)
     (staging / "tokenizer.json").write_bytes(file.read_bytes())
 

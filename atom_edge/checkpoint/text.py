@@ -89,7 +89,7 @@ def as_transformers_encodes(folder: Path) -> Callable[[str], list[int]]:
     """What makes token ids of a prompt in transformers, from a snapshot's own files."""
     config = read_json(folder / "tokenizer_config.json")
     loaded = _load(folder, config)
-    # Version 4 overlooks the setting in some classes.
+    # Some classes overlook the setting.
     begins = config.get("add_bos_token") is True and loaded.bos_token_id is not None
 
     def encode(text: str) -> list[int]:
@@ -119,7 +119,8 @@ def _load(folder: Path, config: dict[str, Any]) -> Any:
         for role in _ROLES
         if isinstance(config.get(role), dict) and "__type" not in config[role]
     }
-    with quiet_transformers(), tokenizer_errors(f"The tokenizer of {folder} cannot be read"):
+    named = f" ({name})" if name is not None else ""
+    with quiet_transformers(), tokenizer_errors(f"The tokenizer of {folder}{named} cannot be read"):
         if has_file and (name is None or not _is_known(name)):
             return transformers.PreTrainedTokenizerFast.from_pretrained(folder, **texts)
         if name is None and has_merges:
