@@ -26,6 +26,8 @@ _SIZE = {"cpu": 64, "cuda": 4096}
 # Tokens of prompts in one run, and of one prompt.
 _PROMPT_TOKENS = {"cpu": 256, "cuda": 16384}
 _CHUNK = {"cpu": 128, "cuda": 16384}
+# Seconds for which a run may keep those waiting who come or go meanwhile.
+_BRISK = 0.008
 
 
 class Batch:
@@ -43,7 +45,7 @@ class Batch:
         self._prompt_tokens = _PROMPT_TOKENS[engine.device]
         self._chunk = _CHUNK[engine.device]
         self._slots = Slots(self._cache, size, engine.copies)
-        self._pace = Pace()
+        self._pace = Pace(_BRISK)
         self._choices: tuple[list[Task], Choices] | None = None
 
     def __len__(self) -> int:
@@ -114,7 +116,7 @@ class Batch:
         steps = 1 if self._slots.line else min(self._pace.steps, room)
         started = perf_counter()
         chosen = self._choosing.choose(ids[:, None], counts, self._choices[1], steps)
-        self._pace.note(perf_counter() - started)
+        self._pace.note(steps, perf_counter() - started)
         done = []
         for row, (slot, task) in enumerate(zip(going, tasks, strict=True)):
             pieces = list(task.reply.take_chosen(chosen, row))

@@ -33,7 +33,7 @@ from atom_edge.runtimes.sampling import (
 from atom_edge.runtimes.text import TextStream
 
 # Seconds of a run of the loop inside that nobody notices, and its tokens at most.
-_BRISK, _MOST_STEPS = 0.001, 16
+_BRISK, _MOST_STEPS = 0.003, 16
 
 
 class Reply:
@@ -147,28 +147,35 @@ def generate(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
 
 
 class Pace:
-    """How many tokens to choose in a run: more and more, as long as a reader sees them flow."""
+    """How many tokens to choose in a run: more and more, as long as a reader sees them flow.
 
-    def __init__(self) -> None:
+    Args:
+        brisk: seconds of a run that nobody notices.
+
+    Attributes:
+        steps: tokens of each sequence in the next run.
+    """
+
+    def __init__(self, brisk: float) -> None:
         self.steps = 1
+        self._brisk = brisk
 
-    def note(self, seconds: float) -> None:
-        """Go by the time that the last run took."""
-        if seconds < _BRISK:
-            self.steps = min(2 * self.steps, _MOST_STEPS)
-        elif seconds > 4 * _BRISK:
-            self.steps = max(1, self.steps // 2)
+    def note(self, steps: int, seconds: float) -> None:
+        """Go by the time that the last run took for its steps."""
+        fit = int(steps * self._brisk / seconds)
+        self.steps = max(1, min(2 * self.steps, fit, _MOST_STEPS))
 
 
 def _in_runs(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
     reply.started = perf_counter()
     token_ids = decoder.rewind(reply.prompt.token_ids)
     turn = decoder.turn
-    choices, pace = Choices([reply.sequel], reply.end_ids), Pace()
+    choices, pace = Choices([reply.sequel], reply.end_ids), Pace(_BRISK)
     while True:
         started = perf_counter()
-        chosen = decoder.choose(token_ids, choices, min(pace.steps, reply.room))
-        pace.note(perf_counter() - started)
+        steps = min(pace.steps, reply.room)
+        chosen = decoder.choose(token_ids, choices, steps)
+        pace.note(steps, perf_counter() - started)
         for piece in reply.take_chosen(chosen, 0):
             yield piece
             if piece.finish_reason is not None:

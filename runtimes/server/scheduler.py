@@ -3,8 +3,8 @@
     submit -> queue -> join -> run -> pieces -> mailbox of the request
     cancel --------^-------^ between two runs
 
-The server's event loop submits and reads; the thread alone touches the batch. All pieces of a run
-cross over to the loop together.
+The server's event loop submits and reads; the thread alone touches the batch. All pieces that are
+due after a run cross over to the loop together.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from atom_edge.errors import AtomEdgeError, RequestError
 from atom_edge.runtimes.batch import Batch
@@ -23,13 +24,38 @@ from atom_edge.runtimes.slots import Task
 Delivery = tuple[Task, Piece]
 
 
+# Seconds between parts of a reply: a reader sees it flow, and a part for each token would take as
+# long to write as the token to make.
+_INTERVAL = 0.02
+
+
 class Mailbox:
-    """What has come of the tasks of one request and was not read yet. For the event loop."""
+    """What has come of the tasks of one request and was not read yet.
+
+    The model's thread adds and takes; the event loop puts what was taken, and reads.
+    """
 
     def __init__(self) -> None:
+        self._added: list[Delivery] = []
+        self._due = 0.0
         self._pieces: list[Delivery] = []
         self._failure: Exception | None = None
         self._arrived = asyncio.Event()
+
+    def add(self, delivery: Delivery) -> None:
+        """Add a piece; the first and the last of a reply are due at once."""
+        self._added.append(delivery)
+        piece = delivery[1]
+        if piece.generation_tokens <= 1 or piece.finish_reason is not None:
+            self._due = 0.0
+
+    def take_due(self, now: float) -> list[Delivery]:
+        """All that was added, if it is time to hand it over."""
+        if now < self._due:
+            return []
+        due, self._added = self._added, []
+        self._due = now + _INTERVAL
+        return due
 
     async def read(self) -> list[Delivery]:
         """Wait until something is there, and take all of it.
@@ -45,9 +71,9 @@ class Mailbox:
         pieces, self._pieces = self._pieces, []
         return pieces
 
-    def put(self, piece: Delivery) -> None:
-        """Add a piece."""
-        self._pieces.append(piece)
+    def put(self, pieces: Sequence[Delivery]) -> None:
+        """Let them be read."""
+        self._pieces += pieces
         self._arrived.set()
 
     def fail(self, error: Exception) -> None:
@@ -186,7 +212,7 @@ class Scheduler:
             return not self._closed
 
     def _deliver(self, done: Sequence[Delivery]) -> None:
-        post = []
+        reached = set()
         with self._changed:
             for task, piece in done:
                 mailbox = self._mailboxes.get(task)
@@ -194,8 +220,12 @@ class Scheduler:
                     self._running.discard(task)
                     self._mailboxes.pop(task, None)
                 if mailbox is not None:
-                    post.append((mailbox, (task, piece)))
-        self._call(_post, post)
+                    mailbox.add((task, piece))
+                    reached.add(mailbox)
+        now = perf_counter()
+        post = [(mailbox, pieces) for mailbox in reached if (pieces := mailbox.take_due(now))]
+        if post:
+            self._call(_post, post)
 
     def _fail(self, error: Exception) -> None:
         failure = AtomEdgeError(f"The model failed: {error}")
@@ -213,9 +243,9 @@ class Scheduler:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _post(post: Sequence[tuple[Mailbox, Delivery]]) -> None:
-    for mailbox, piece in post:
-        mailbox.put(piece)
+def _post(post: Sequence[tuple[Mailbox, Sequence[Delivery]]]) -> None:
+    for mailbox, pieces in post:
+        mailbox.put(pieces)
 
 
 def _stopping() -> RequestError:

@@ -12,7 +12,7 @@ import pytest
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError
-from atom_edge.runtimes import generation, native
+from atom_edge.runtimes import batch, generation, native
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
@@ -133,7 +133,7 @@ def test_the_loop_inside_makes_the_reply_of_the_loop_outside(
 
 
 def test_a_reply_ends_within_a_run(session: AtomSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "_BRISK", 60.0)  # long runs on any machine
+    runs_are_long(monkeypatch)
     greedy: Options = {"temperature": 0, "max_new_tokens": 60}
     whole = session.generate("The water", **greedy)
     pieces = list(session.stream("The water", **greedy))
@@ -152,7 +152,7 @@ def test_a_reply_ends_within_a_run(session: AtomSession, monkeypatch: pytest.Mon
 def test_an_end_token_ends_a_reply_within_a_run(
     session: AtomSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_BRISK", 60.0)
+    runs_are_long(monkeypatch)
     whole = session.generate("The water", temperature=0, max_new_tokens=60)
     monkeypatch.setattr(session, "end_ids", frozenset({whole.token_ids[20]}))
     first = whole.token_ids.index(whole.token_ids[20])
@@ -187,12 +187,18 @@ def test_what_processes_logits_stays_outside(session: AtomSession) -> None:
 
 
 def test_runs_grow_while_they_are_brisk() -> None:
-    pace = generation.Pace()
+    pace = generation.Pace(0.004)
     seen = []
-    for seconds in (0.0005, 0.0005, 0.002, 0.0005, 0.0005, 0.0005, 0.01, 1, 1, 1, 1):
-        pace.note(seconds)
+    for per_step in (0.0001, 0.0001, 0.0001, 0.0001, 0.0001, 0.001, 0.003, 1, 0.001):
+        pace.note(pace.steps, pace.steps * per_step)
         seen.append(pace.steps)
-    assert seen == [2, 4, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+    assert seen == [2, 4, 8, 16, 16, 4, 1, 1, 2]
+
+
+def runs_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any machine."""
+    monkeypatch.setattr(generation, "_BRISK", 60.0)
+    monkeypatch.setattr(batch, "_BRISK", 60.0)
 
 
 def untimed(piece: Piece) -> Piece:

@@ -72,7 +72,7 @@ def test_a_stream_is_the_same_text(server: Running, session: AtomSession) -> Non
         own = [choice for part in parts for choice in part.choices if choice.index == index]
         assert "".join(choice.text for choice in own) == reply.text
         assert [c.finish_reason for c in own if c.finish_reason] == [reply.finish_reason]
-    assert len(parts) > 20
+    assert len(parts) >= 4, "the first and the last of each come by themselves"
     assert all(part.usage is None for part in parts)
     assert last.choices == []
     assert last.usage.completion_tokens == sum(reply.generation_tokens for reply in replies)
