@@ -2,8 +2,8 @@
 
     join -> line of prompts -> feed a chunk -> logits -> Reply -> token -> step -> logits -> ...
 
-A run is a step of all sequences that are being continued and then a chunk of the prompts in line,
-so that no reply waits for more than a chunk of another's prompt. What the cache still holds of a
+A run is a step of all sequences that are being continued and a chunk of the prompts in line, so
+that no reply waits for more than a chunk of another's prompt. What the cache still holds of a
 sequence that has left, or of one that runs, is used again for a prompt with the same beginning.
 """
 
@@ -20,6 +20,9 @@ from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
 from atom_edge.runtimes.generation import Pace, Reply, rate_all
 from atom_edge.runtimes.reply import Generation, Piece, collect
 from atom_edge.runtimes.slots import Slot, Slots, Task
+
+# The next tokens of some sequences.
+Feed = dict[Slot, Sequence[int]]
 
 # Sequences that run at once where a caller has more of them.
 _SIZE = {"cpu": 64, "cuda": 4096}
@@ -67,58 +70,71 @@ class Batch:
 
     def run(self) -> list[tuple[Task, Piece]]:
         """Continue all tasks; those whose piece has a finish reason have left."""
-        done = [*self._step(), *self._feed()]
+        going: Feed = {slot: [slot.next] for slot in self._slots.all if slot.next is not None}
+        prompts = self._parts()
+        inside = [slot for slot in (*going, *prompts) if self._chooses(slot, prompts.get(slot))]
+        inside.sort(key=lambda slot: slot.index)
+        chosen: Feed = {
+            slot: going.pop(slot) if slot in going else prompts.pop(slot) for slot in inside
+        }
+        done = [*self._choose(chosen), *self._step(going), *self._feed(prompts)]
         for task, piece in done:
             if piece.finish_reason is not None:
                 self.leave(task)
         return done
 
-    def _step(self) -> list[tuple[Task, Piece]]:
-        """Feed the last token of each reply, and choose the next ones."""
-        going = [slot for slot in self._slots.all if slot.next is not None]
-        inside = going if self._choosing else []
-        inside = [slot for slot in inside if slot.task and not slot.task.reply.wants_logits]
-        outside = [slot for slot in going if slot not in inside]
-        return [*self._choose(inside), *self._step_outside(outside)]
+    def _chooses(self, slot: Slot, part: Sequence[int] | None) -> bool:
+        """Whether the engine itself can choose what follows, and something is to follow `part`."""
+        task = slot.task
+        if self._choosing is None or task is None or task.reply.wants_logits:
+            return False
+        return part is None or (task.rate_prompt is None and _ends(slot, part))
 
-    def _step_outside(self, going: list[Slot]) -> list[tuple[Task, Piece]]:
+    def _step(self, going: Feed) -> list[tuple[Task, Piece]]:
+        """Feed the last token of each reply, and choose the next ones."""
         if not going:
             return []
-        ids, counts = self._last_tokens(going)
+        ids, counts = self._padded(going)
         if all(_is_plain(slot) for slot in going):
-            tokens = self._cache.step_greedily(ids, counts).tolist()
-            return [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
-        logits = self._cache.append(ids[:, None], counts)
-        return [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+            tokens = self._cache.step_greedily(ids[:, 0], counts).tolist()
+            done = [_add(slot, token) for slot, token in zip(going, tokens, strict=True)]
+        else:
+            logits = self._cache.append(ids, counts)
+            done = [_take(slot, row) for slot, row in zip(going, logits, strict=True)]
+        for slot, part in going.items():
+            slot.tokens += part
+        return done
 
-    def _last_tokens(self, going: list[Slot]) -> tuple[Ids, Ids]:
-        """The tokens to feed, int64 `[B]`, and 1 for each sequence that has one."""
-        ids = np.zeros(len(self._slots.all), np.int64)
+    def _padded(self, feed: Feed) -> tuple[Ids, Ids]:
+        """The tokens to feed, int64 `[B, T]`, and how many there are of each sequence, `[B]`."""
+        width = max(map(len, feed.values()))
+        ids = np.zeros((len(self._slots.all), width), np.int64)
         counts = np.zeros(len(self._slots.all), np.int64)
-        for slot in going:
-            assert slot.next is not None
-            ids[slot.index] = slot.next
-            slot.tokens.append(slot.next)
-            counts[slot.index] = 1
+        for slot, part in feed.items():
+            ids[slot.index, : len(part)] = part
+            counts[slot.index] = len(part)
         return ids, counts
 
-    def _choose(self, going: list[Slot]) -> list[tuple[Task, Piece]]:
+    def _choose(self, feed: Feed) -> list[tuple[Task, Piece]]:
         """Let the engine choose the next few tokens of each reply; one if a prompt waits."""
-        if not going:
+        if not feed:
             return []
         assert self._choosing is not None
-        ids, counts = self._last_tokens(going)
-        tasks = [slot.task for slot in going if slot.task is not None]
+        tasks = [slot.task for slot in feed if slot.task is not None]
         if self._choices is None or self._choices[0] != tasks:
             every = {token for task in tasks for token in task.reply.end_ids}
             self._choices = tasks, Choices([task.reply.sequel for task in tasks], every)
         room = min(task.reply.room for task in tasks)
         steps = 1 if self._slots.line else min(self._pace.steps, room)
         started = perf_counter()
-        chosen = self._choosing.choose(ids[:, None], counts, self._choices[1], steps)
-        self._pace.note(steps, perf_counter() - started)
+        chosen = self._choosing.choose(*self._padded(feed), self._choices[1], steps)
+        if not self._slots.line:
+            self._pace.note(steps, perf_counter() - started)
         done = []
-        for row, (slot, task) in enumerate(zip(going, tasks, strict=True)):
+        for row, (slot, task) in enumerate(zip(feed, tasks, strict=True)):
+            slot.tokens += feed[slot]
+            if slot.next is None:
+                self._slots.line.remove(slot)
             pieces = list(task.reply.take_chosen(chosen, row))
             appended = int(self._cache.lengths[slot.index]) - len(slot.tokens)
             slot.tokens += chosen.tokens[row, :appended].tolist()
@@ -126,38 +142,33 @@ class Batch:
             done += [(task, piece) for piece in pieces]
         return done
 
-    def _feed(self) -> list[tuple[Task, Piece]]:
+    def _feed(self, prompts: Feed) -> list[tuple[Task, Piece]]:
         """Feed a chunk of the prompts in line, and choose the first token where one ends."""
-        parts = self._parts()
-        if not parts:
+        if not prompts:
             return []
-        slots = sorted(parts, key=lambda slot: slot.index)
-        width = max(len(part) for part in parts.values())
-        ids = np.zeros((len(self._slots.all), width), np.int64)
-        counts = np.zeros(len(self._slots.all), np.int64)
-        wanted = []
-        for slot in slots:
-            part = parts[slot]
-            ids[slot.index, : len(part)] = part
-            counts[slot.index] = len(part)
-            wanted.append(slot.index * width + _wanted(slot, len(part)))
+        slots = sorted(prompts, key=lambda slot: slot.index)
+        ids, counts = self._padded(prompts)
+        width = ids.shape[1]
+        wanted = [slot.index * width + _wanted(slot, prompts[slot]) for slot in slots]
         logits = self._cache.append(ids, counts, np.concatenate(wanted))
         done, first = [], 0
         for slot, places in zip(slots, wanted, strict=True):
             rows = logits[first : first + len(places)]
             first += len(places)
-            done += self._fed(slot, parts[slot], rows)
+            done += self._fed(slot, prompts[slot], rows)
         return done
 
-    def _parts(self) -> dict[Slot, Sequence[int]]:
+    def _parts(self) -> Feed:
         """The tokens to feed next, of the slots first in line."""
-        parts = {}
+        parts: Feed = {}
         left = self._prompt_tokens
         for slot in self._slots.line:
             if left and not self._slots.waits(slot):
                 assert slot.task is not None
-                start = len(slot.tokens)
-                parts[slot] = slot.task.prompt[start : start + min(left, self._chunk)]
+                rest = slot.task.prompt[len(slot.tokens) :]
+                # A chunk that leaves little would make two runs of what is one.
+                whole = len(rest) <= self._chunk * 5 // 4
+                parts[slot] = rest[: min(left, len(rest) if whole else self._chunk)]
                 left -= len(parts[slot])
         return parts
 
@@ -198,13 +209,18 @@ def stream_batch(engine: Engine, replies: Sequence[Reply]) -> Iterator[tuple[int
             yield numbers[task], piece
 
 
-def _wanted(slot: Slot, count: int) -> Ids:
-    """Which of the next `count` tokens' logits are wanted: all, the last of a prompt, or none."""
+def _wanted(slot: Slot, part: Sequence[int]) -> Ids:
+    """Which of the next tokens' logits are wanted: all, the last of a prompt, or none."""
     assert slot.task is not None
+    count = len(part)
     if slot.task.rate_prompt is not None:
         return np.arange(count)
-    ends = len(slot.tokens) + count == len(slot.task.prompt)
-    return np.arange(count - 1 if ends else count, count)
+    return np.arange(count - 1 if _ends(slot, part) else count, count)
+
+
+def _ends(slot: Slot, part: Sequence[int]) -> bool:
+    """Whether a prompt is at its end with its next tokens `part`."""
+    return slot.task is not None and len(slot.tokens) + len(part) == len(slot.task.prompt)
 
 
 def _is_plain(slot: Slot) -> bool:

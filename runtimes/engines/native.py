@@ -247,7 +247,7 @@ class NativeCache:
         session = self._engine.session
         binding = session.io_binding()
         for name, array in feeds.items():
-            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding.bind_cpu_input(name, array)  # its memory, not a copy
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         # A binding holds addresses only: the arrays must outlive it.
