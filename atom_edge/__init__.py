@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atom_edge.errors import (
         AtomEdgeError,
         BundleError,
+        CacheError,
         ExportError,
         GenerationError,
         IntegrityError,
@@ -48,6 +49,7 @@ __all__ = [
     "AtomSession",
     "Bundle",
     "BundleError",
+    "CacheError",
     "Conversation",
     "ExportError",
     "Generation",
@@ -76,6 +78,7 @@ _HOMES = {
     "AtomSession": "atom_edge.runtimes.session",
     "Bundle": "atom_edge.bundle",
     "BundleError": "atom_edge.errors",
+    "CacheError": "atom_edge.errors",
     "Conversation": "atom_edge.runtimes.chat",
     "ExportError": "atom_edge.errors",
     "Generation": "atom_edge.runtimes.reply",

@@ -45,7 +45,7 @@ def read_file(path: Path, limit: int, error: type[AtomEdgeError]) -> bytes:
             state = os.fstat(handle)
             if not stat.S_ISREG(state.st_mode):
                 raise error(f"{path} is not a regular file, so it is not read.")
-            data = file.read(limit + 1) if state.st_size <= limit else None
+            data = file.read(state.st_size + 1) if state.st_size <= limit else None
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}.") from problem
     except ValueError as problem:  # a name with a zero byte

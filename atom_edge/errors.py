@@ -16,6 +16,7 @@ and exits 1.
     ├── BuildError                 the native library cannot be compiled
     ├── ProviderError              an execution provider that was asked for and cannot be had
     ├── GenerationError            a request that cannot be generated
+    ├── CacheError                 a saved cache that cannot be opened, or one that cannot be saved
     ├── RequestError               an HTTP request that is refused
     ├── TrainingError              a recipe, a data source or a run that cannot be used
     ├── EvaluationError            a task or its data that cannot be used
@@ -84,6 +85,10 @@ class ProviderError(AtomEdgeError):
 
 class GenerationError(AtomEdgeError):
     """A request cannot be generated."""
+
+
+class CacheError(AtomEdgeError):
+    """A saved cache cannot be opened, or a cache cannot be saved."""
 
 
 class RequestError(AtomEdgeError):

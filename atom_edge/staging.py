@@ -2,22 +2,25 @@
 
 Whatever fails, and whenever the process is killed, what stood at the destination stands there
 still, or the new one does. What a killed process leaves beside it, `.NAME.*.partial` and
-`.NAME.*.old`, the next one to write there finds: a folder being written is locked by its writer.
+`.NAME.*.old`, the next one to write there finds: what is being written is locked by its writer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from atom_edge.errors import BundleError
 
@@ -26,24 +29,46 @@ if sys.platform != "win32":
 
 # Of <fcntl.h> and <linux/fs.h>: paths from the working folder; swap the two names.
 _HERE, _RENAME_EXCHANGE = -100, 2
+_MOMENT = 60  # seconds
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole, or leave the one that is there.
+    """Write a file whole, or leave the one that is there; see `staged_file`.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if it cannot be written, or something is there that is not a regular file.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with staged_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file beside `path`; when the block ends well, it takes its place.
+
+    An exception in the block, or a signal to end, removes it and leaves `path` as it was. A link is
+    followed; the new file has the mode of the old one.
+
+    Raises:
+        OSError: if it cannot be written, or something is there that is not a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    clear_leftovers(target)
+    aside = _aside(target, "partial")
+    with _signals_unwind():
+        try:
+            with aside.open("xb") as file, _locked(aside):
+                if target.exists():
+                    aside.chmod(target.stat().st_mode)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -79,12 +104,24 @@ def clear_leftovers(target: Path) -> None:
     prefix = f".{target.name}."
     with contextlib.suppress(OSError):  # there is no such parent, or it is not ours
         for path in sorted(target.parent.iterdir()):
-            if not path.name.startswith(prefix) or path.is_symlink() or not path.is_dir():
+            if not path.name.startswith(prefix) or path.is_symlink():
                 continue
-            if path.suffix == ".old" and not target.exists():
-                path.rename(target)
-            elif path.suffix in (".partial", ".old") and not _in_use(path):
-                shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                _clear_folder(path, target)
+            elif path.is_file() and path.suffix == ".partial" and _is_abandoned(path):
+                path.unlink()
+
+
+def _clear_folder(path: Path, target: Path) -> None:
+    if path.suffix == ".old" and not target.exists():
+        path.rename(target)
+    elif path.suffix in (".partial", ".old") and not _in_use(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(file: Path) -> bool:
+    """Whether nobody writes a file any more: it is locked a moment after it was made."""
+    return time.time() - file.stat().st_mtime > _MOMENT and not _in_use(file)
 
 
 def _aside(target: Path, suffix: str) -> Path:
@@ -92,12 +129,12 @@ def _aside(target: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, wherever it is moved; it ends with the process at the latest."""
+def _locked(path: Path) -> Iterator[None]:
+    """Lock a folder or file, wherever it is moved; that ends with the process at the latest."""
     if sys.platform == "win32":
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,11 +143,11 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _in_use(folder: Path) -> bool:
+def _in_use(path: Path) -> bool:
     if sys.platform == "win32":
         return True
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:

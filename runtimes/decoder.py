@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from atom_edge.runtimes.engines.choices import Choices, ChoosingCache, Chosen
-from atom_edge.runtimes.engines.interface import Engine, Logits, check_fit
+from atom_edge.runtimes.engines.interface import Array, Engine, Logits, Take, check_fit
 
 
 class Decoder:
@@ -26,6 +26,18 @@ class Decoder:
         self._context_length = engine.context_length
         self.token_ids: list[int] = []
         self.turn = 0
+
+    @classmethod
+    def loaded(cls, engine: Engine, token_ids: Sequence[int], take: Take) -> Decoder:
+        """One that holds these tokens, with what `arrays` gave of them."""
+        decoder = cls(engine)
+        decoder._cache.load(len(token_ids), take)
+        decoder.token_ids = list(token_ids)
+        return decoder
+
+    def arrays(self) -> list[Array]:
+        """What the model computed of the tokens; not to be changed."""
+        return self._cache.save()
 
     def begin(self, prompt: Sequence[int]) -> Logits:
         """Feed what the cache does not hold of a prompt yet, and forget what is not of it.

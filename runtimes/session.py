@@ -26,6 +26,7 @@ from atom_edge.runtimes.options import GenerationOptions, LogitsProcessor, Optio
 from atom_edge.runtimes.prompt import Prompt, PromptEncoder
 from atom_edge.runtimes.providers import Provider
 from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.saved_cache import open_cache, save_cache
 from atom_edge.runtimes.template import ChatTemplate, Message
 from atom_edge.runtimes.text import TextStream
 from atom_edge.tokenizer import Tokenizer
@@ -278,6 +279,29 @@ class AtomSession:
     def new_decoder(self) -> Decoder:
         """A cache of no tokens, for `stream`."""
         return Decoder(self._engine)
+
+    def save_cache(self, decoder: Decoder, path: str | Path) -> None:
+        """Write what a decoder holds to a file, for `open_cache`.
+
+        The file is written aside and put in place whole. It grows with the tokens: of the
+        reference model, each takes 4 KB.
+
+        Args:
+            decoder: one of this session.
+            path: of the file; one that is there is replaced.
+
+        Raises:
+            CacheError: if the decoder holds no tokens, or the file cannot be written.
+        """
+        save_cache(decoder, self.bundle, self._engine, path)
+
+    def open_cache(self, path: str | Path) -> Decoder:
+        """A decoder, for `stream`, that holds what was saved: that part of a prompt costs nothing.
+
+        Raises:
+            CacheError: if it is no file of `save_cache`, is damaged, or was made by another graph.
+        """
+        return open_cache(self.bundle, self._engine, path)
 
 
 def _sequence(given: Sequence[T]) -> Sequence[T]:

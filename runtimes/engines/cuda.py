@@ -29,9 +29,11 @@ from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError, ProviderError
 from atom_edge.manifest import Role
 from atom_edge.runtimes.engines.interface import (
+    Array,
     Device,
     Ids,
     Logits,
+    Take,
     check_counts,
     last_places,
 )
@@ -60,6 +62,7 @@ class CudaEngine:
         BundleError: if the file is not such a graph.
     """
 
+    role = Role.CUDA
     batches = True
     copies = False
 
@@ -294,3 +297,17 @@ class CudaCache:
             its.update_inplace(mine.numpy()[rows])
         copy.lengths[:] = self.lengths[rows]
         return copy
+
+    def save(self) -> list[Array]:
+        """See `Cache`: `[K, P, D]` for each tensor."""
+        return [part.numpy()[0, :, : self.lengths[0]] for part in self._buffers.cache]
+
+    def load(self, length: int, take: Take) -> None:
+        """See `Cache`."""
+        shape = (self._engine.kv_heads, length, self._engine.head_size)
+        parts = [take(shape, np.float16) for _ in self._buffers.cache]
+        for held, part in zip(self._buffers.cache, parts, strict=True):
+            contents = held.numpy().copy()
+            contents[0, :, :length] = part
+            held.update_inplace(contents)
+        self.lengths[:] = length

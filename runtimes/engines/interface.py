@@ -6,16 +6,21 @@ own; shorter ones of a run are padded on the right.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from atom_edge.errors import GenerationError
+from atom_edge.manifest import Role
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
+Array = NDArray[Any]
+# Gives the next array of a saved cache, which must be of this shape and type.
+Take = Callable[[tuple[int, ...], DTypeLike], Array]
 
 
 class Cache(Protocol):
@@ -77,11 +82,20 @@ class Cache(Protocol):
         """A new cache whose sequences begin as copies of those of `rows`, int64 `[N]`."""
         ...
 
+    def save(self) -> list[Array]:
+        """What is remembered of the first sequence: enough for `load`, in a layout of its own."""
+        ...
+
+    def load(self, length: int, take: Take) -> None:
+        """Remember `length` tokens, as `save` gave them, as the only sequence."""
+        ...
+
 
 class Engine(Protocol):
     """A model that is ready to run; threads may share it, each with caches of its own.
 
     Attributes:
+        role: of the graph that runs.
         device: where it runs.
         vocab_size: V.
         context_length: tokens of a sequence at most.
@@ -90,6 +104,7 @@ class Engine(Protocol):
         copies: whether `copy` costs less than to run the tokens again.
     """
 
+    role: Role
     device: Device
     vocab_size: int
     context_length: int

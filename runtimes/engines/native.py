@@ -8,7 +8,6 @@ its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,11 @@ from atom_edge.errors import BundleError
 from atom_edge.manifest import Role
 from atom_edge.runtimes.engines.choices import Choices, Chosen
 from atom_edge.runtimes.engines.interface import (
+    Array,
     Device,
     Ids,
     Logits,
+    Take,
     check_counts,
     check_fit,
     last_places,
@@ -32,7 +33,6 @@ PAGE_TOKENS = 16
 _FIRST_ROOM = 128
 
 Pages = NDArray[np.float32]
-Array = NDArray[Any]
 
 
 class NativeEngine:
@@ -50,6 +50,7 @@ class NativeEngine:
         ProviderError: if there is no native library.
     """
 
+    role = Role.NATIVE
     device: Device = "cpu"
     batches = True
     copies = True
@@ -188,6 +189,25 @@ class NativeCache:
             used = -(-longest // PAGE_TOKENS)
             copy._by_sequence[:used] = self._by_sequence[:used, rows]
         return copy
+
+    def save(self) -> list[Pages]:
+        """See `Cache`: its pages, with zeros behind the tokens."""
+        used, left = divmod(int(self.lengths[0]), PAGE_TOKENS)
+        pages = self._by_sequence[: used + (left > 0), 0].copy()
+        if left:  # keys are [K, D, 16], values [K, 16, D]
+            layers, _, heads, size = self._engine.page_shape
+            size //= PAGE_TOKENS
+            pages[-1, :, 0].reshape(layers, heads, size, PAGE_TOKENS)[..., left:] = 0
+            pages[-1, :, 1].reshape(layers, heads, PAGE_TOKENS, size)[:, :, left:] = 0
+        return [pages]
+
+    def load(self, length: int, take: Take) -> None:
+        """See `Cache`."""
+        used = -(-length // PAGE_TOKENS)
+        pages = take((used, *self._engine.page_shape), np.float32)
+        self._make_room(length)
+        self._by_sequence[:used, 0] = pages
+        self.lengths[:] = length
 
     @property
     def vocab_size(self) -> int:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError
+from atom_edge.manifest import Role
 from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
+    Take,
     check_counts,
     last_places,
 )
@@ -115,6 +117,7 @@ class PortableGraph:
 class PortableEngine:
     """An `Engine` over such a graph, or over a PyTorch model that is called like one."""
 
+    role = Role.MODEL
     device: Device = "cpu"
     batches = True
     copies = True
@@ -215,6 +218,18 @@ class PortableCache:
         copy._parts = [part[rows] for part in self._parts]
         copy.lengths = self.lengths[rows]
         return copy
+
+    def save(self) -> Tensors:
+        """See `Cache`: `[K, P, D]` for each part."""
+        return [part[0, :, : self.lengths[0]] for part in self._parts]
+
+    def load(self, length: int, take: Take) -> None:
+        """See `Cache`."""
+        shapes = [(part.shape[1], length, part.shape[3]) for part in self._parts]
+        kinds = [part.dtype for part in self._parts]
+        parts = [take(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
+        self._parts = [part[None].copy() for part in parts]
+        self.lengths[:] = length
 
     def _first_rows(self, length: int, sequences: Ids | None) -> Tensors:
         """The first rows of some sequences or, if None, of all; not copied where that is all."""

@@ -25,6 +25,7 @@ from atom_edge.runtimes.engines.interface import (
     Device,
     Ids,
     Logits,
+    Take,
     check_counts,
     check_fit,
     last_places,
@@ -52,6 +53,7 @@ class StaticEngine:
         context_length: tokens of a sequence at most.
     """
 
+    role = Role.PREFILL
     device: Device = "cpu"
     batches = True
     copies = True
@@ -188,6 +190,20 @@ class StaticCache:
                 begun = self._view(mine, self._rows)[rows, :, :longest]
                 copy._view(its, copy._rows)[:, :, :longest] = begun
         return copy
+
+    def save(self) -> list[Buffers]:
+        """See `Cache`: `[K, P, D]` for each tensor."""
+        length = self.lengths[0]
+        return [self._view(buffer, self._rows)[0, :, :length] for buffer in self._buffers]
+
+    def load(self, length: int, take: Take) -> None:
+        """See `Cache`."""
+        shape = (self._engine.kv_heads, length, self._engine.head_size)
+        parts = [take(shape, np.float32) for _ in self._buffers]
+        self._make_room(length)
+        for buffer, part in zip(self._buffers, parts, strict=True):
+            self._view(buffer, self._rows)[0, :, :length] = part
+        self.lengths[:] = length
 
     def _view(self, buffer: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
         shape = (self._batch_size, self._engine.kv_heads, rows, self._engine.head_size)

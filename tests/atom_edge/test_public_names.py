@@ -17,6 +17,7 @@ NAMES = [
     "AtomSession",
     "Bundle",
     "BundleError",
+    "CacheError",
     "Conversation",
     "ExportError",
     "Generation",

@@ -28,7 +28,8 @@ from pathlib import Path
 SECONDS = 10
 _WALL = 120  # a machine may be busy with other things
 _MEMORY = 4 * 2**30
-_CHUNK = 50
+_CHUNK = 200
+_TABLE_EVERY = 2_000  # mutants, for a long run that is cut short
 _MARK = "\x02"  # before a mutant's number in what a child prints
 
 
@@ -88,6 +89,9 @@ def attack(place: Path, options: argparse.Namespace) -> int:
             if _is_failure(kind, outcome):
                 failures += 1
                 print(f"{kind} {index}: {outcome}\n{report}", flush=True)
+            tried = sum(counts.total() for counts in outcomes.values())
+            if tried % _TABLE_EVERY == 0 and tried < options.count:
+                print_table(outcomes)
     print_table(outcomes)
     return 1 if failures else 0
 
@@ -131,7 +135,10 @@ def print_table(outcomes: dict[str, Counter[str]]) -> None:
         total += counts
         numbers = [counts.total(), *(counts[column] for column in columns)]
         print(f"| {kind} | " + " | ".join(map(str, numbers)) + " |")
-    print(f"| all | {total.total()} | " + " | ".join(str(total[c]) for c in columns) + " |")
+    print(
+        f"| all | {total.total()} | " + " | ".join(str(total[c]) for c in columns) + " |",
+        flush=True,
+    )
 
 
 def run_child(

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import shutil
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,6 +266,50 @@ def options(place: Place, rng: Random) -> str:
     return "allowed"
 
 
+def saved_cache(place: Place, rng: Random) -> str:
+    """A decoder's cache in a file; most often with the checksum of what it holds."""
+    original = rng.choice(place.bundles)
+    session = place.session(original)
+    decoder = session.new_decoder()
+    prompt = PROMPT * rng.choice((1, 5))
+    expected = [
+        piece.text
+        for piece in session.stream(prompt, decoder=decoder, max_new_tokens=3, temperature=0)
+    ]
+    file = place.scratch / "cache"
+    session.save_cache(decoder, file)
+    data = file.read_bytes()
+    start = data.index(b"\n") + 1 + hashlib.sha256().digest_size
+    body = data[start:]
+    size = int.from_bytes(body[:4], "little")
+    header, arrays = body[4 : 4 + size], body[4 + size :]
+    sealed = rng.random() < 0.8
+    match rng.randrange(4):
+        case 0:
+            header = json_bytes(mutate_json(json.loads(header), rng), rng)
+        case 1:
+            arrays = mutate_bytes(arrays, rng)
+        case 2:
+            odd = rng.choice((float("nan"), float("inf"), 1e38, -1e38, 1e17, 1e-40))
+            place_of = 4 * rng.randrange(len(arrays) // 4)
+            arrays = arrays[:place_of] + struct.pack("<f", odd) + arrays[place_of + 4 :]
+        case _:
+            body = mutate_bytes(data, rng)[start:]
+            size = -1
+    if size >= 0:
+        body = len(header).to_bytes(4, "little") + header + arrays
+    digest = hashlib.sha256(body).digest() if sealed else data[start - 32 : start]
+    file.write_bytes(data[: start - 32] + digest + body)
+    opened = session.open_cache(file)
+    found = [
+        piece.text
+        for piece in session.stream(prompt, decoder=opened, max_new_tokens=3, temperature=0)
+    ]
+    # What a cache held must not reach a reply that has another.
+    assert _say(session) == place.text(original)
+    return "same" if found == expected else "allowed" if sealed else "other"
+
+
 _TEMPLATES = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{% endfor %}",
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -365,14 +410,14 @@ KINDS: dict[str, Callable[[Place, Random], str]] = {
     kind.__name__: kind
     for kind in (
         *(bundle_bytes, manifest, inspect, json_files, graph_bits, graph_structure, tokenizer),
-        *(snapshot, options, templates, command_line),
+        *(snapshot, options, templates, command_line, saved_cache),
     )
 }
 # Where another result than before, without a word, is a failure.
-STRICT = ("bundle_bytes", "manifest", "inspect")
-# How many mutants of a kind, of a hundred.
+STRICT = ("bundle_bytes", "manifest", "inspect", "saved_cache")
+# How many mutants of a kind, beside those of the others.
 SHARES = {
     **{"bundle_bytes": 5, "manifest": 20, "inspect": 8, "json_files": 10, "graph_bits": 5},
     **{"graph_structure": 15, "tokenizer": 12, "snapshot": 4, "options": 14, "templates": 2},
-    **{"command_line": 5},
+    **{"command_line": 5, "saved_cache": 5},
 }

@@ -67,6 +67,20 @@ def test_json_is_one_object_with_everything(small_bundle: Path, session: AtomSes
     assert result.stderr == b""
 
 
+def test_a_cache_file_is_made_then_used_and_one_of_another_model_is_refused(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    options = ("--bundle", small_bundle, "-n", 8, "-t", "0", "--cache", tmp_path / "cache")
+    first = run("generate", "The water cycle is", *options)
+    second = run("generate", "The water cycle is", *options, "--json")
+    assert first.returncode == second.returncode == 0
+    assert json.loads(second.stdout)["text"] + "\n" == first.stdout.decode()
+    refused = run("generate", "The water cycle is", "--cache", tmp_path / "cache")
+    assert refused.returncode == 1
+    assert b"was made by another graph" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 def test_a_prompt_may_be_a_message(chat_bundle: Path, session: AtomSession) -> None:
     options = ("-n", 8, "--temperature", "0", "--chat", "--system", "Be brief.")
     result = run("generate", "Hello", "--bundle", chat_bundle, *options)

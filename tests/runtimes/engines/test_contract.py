@@ -215,3 +215,25 @@ def test_the_context_is_a_limit(engine: Engine) -> None:
     assert cache.lengths.tolist() == [CONTEXT, 5]
     with pytest.raises(GenerationError, match="0 tokens cannot follow"):
         Decoder(engine).feed(())
+
+
+@pytest.mark.parametrize("length", [1, 16, 37, CONTEXT - 1])
+def test_a_cache_that_was_saved_goes_on_to_the_bit(engine: Engine, length: int) -> None:
+    decoder = Decoder(engine)
+    decoder.feed(IDS[:length])
+    saved = [array.copy() for array in decoder.arrays()]
+    rest = iter(saved)
+
+    def take(shape: tuple[int, ...], dtype: object) -> np.ndarray:
+        array = next(rest)
+        assert array.shape == shape
+        assert array.dtype == dtype
+        return array
+
+    Decoder(engine).feed(IDS[40:90])  # what is used again holds other numbers
+    loaded = Decoder.loaded(engine, IDS[:length], take)
+    assert next(rest, None) is None
+    assert loaded.token_ids == IDS[:length]
+    for one, other in zip(saved, loaded.arrays(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(loaded.feed((7,)), decoder.feed((7,)))
