@@ -6,6 +6,8 @@ and removing either takes files from the other. pip notices nothing of that.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import ModuleType
 
 from atom_edge.errors import MissingExtraError, ProviderError, how_to_install
@@ -24,16 +26,33 @@ FLAVOURS = (
 
 
 def installed_flavours() -> dict[str, str]:
-    """The distributions of onnxruntime that are installed, and their versions."""
+    """The distributions of onnxruntime in the folder that it is imported from, and their versions.
+
+    Another folder's are not in the way. Where that folder has none, or nothing can be imported,
+    those of every folder.
+    """
     import importlib.metadata  # a twentieth of a cold start, and needed where something is wrong
 
-    found = {}
-    for name in FLAVOURS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    folders = _imported_from()
+    for path in ([str(folder) for folder in folders], sys.path):
+        found = {
+            name: distribution.version
+            for name in FLAVOURS
+            for distribution in importlib.metadata.distributions(name=name, path=path)
+        }
+        if found:
+            return found
+    return {}
+
+
+def _imported_from() -> list[Path]:
+    import importlib.util
+
+    try:
+        spec = importlib.util.find_spec(CPU)
+    except ValueError:  # a module without a spec stands in its place
+        return []
+    return [] if spec is None or spec.origin is None else [Path(spec.origin).parents[1]]
 
 
 def import_onnxruntime(extra: str = "cpu") -> ModuleType:

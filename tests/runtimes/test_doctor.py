@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -38,17 +37,8 @@ def test_the_probe_is_a_valid_model() -> None:
 
 def flavours(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """Pretend that these distributions are installed, by name with _ for -, and no others."""
-    real = importlib.metadata.version
     named = {name.replace("_", "-"): version for name, version in versions.items()}
-
-    def version(name: str) -> str:
-        if not name.startswith("onnxruntime"):
-            return real(name)
-        if name not in named:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return named[name]
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "installed_flavours", lambda: named)
 
 
 def test_two_flavours_in_one_folder_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +48,20 @@ def test_two_flavours_in_one_folder_are_an_error(monkeypatch: pytest.MonkeyPatch
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1" in finding.detail
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.remedy
     assert "pip install '.[cuda]'" in finding.remedy
+
+
+def test_a_flavour_in_another_folder_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    information = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: onnxruntime-gpu\nVersion: 1.31.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installation.installed_flavours() == {"onnxruntime": onnxruntime.__version__}
+    assert found("onnxruntime").status == "ok"
+    beside = Path(onnxruntime.__file__).parents[1]
+    monkeypatch.setattr(installation, "_imported_from", lambda: [beside, tmp_path])
+    assert set(installation.installed_flavours()) == {"onnxruntime", "onnxruntime-gpu"}
 
 
 def test_files_of_another_version_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

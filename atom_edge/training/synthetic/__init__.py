@@ -16,7 +16,7 @@ def generate(name: str, seed: int) -> Iterator[str]:
     """Yield documents, the same ones for the same seed; those of "everyday" without end.
 
     Raises:
-        TrainingError: for a name that is no generator's.
+        TrainingError: for a name that is no generator's; for "prose", outside the source folder.
     """
     if name not in GENERATORS:
         known = ", ".join(sorted(GENERATORS))

@@ -11,21 +11,32 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from importlib import resources
+from pathlib import Path
 
+from atom_edge.errors import TrainingError
+
+_FOLDER = Path(__file__).parent / "prose"
 _ADVICE = re.compile(r"To ([^,]+(?:, [^,]+ or [^,]+)?), (.+)", re.DOTALL)
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Yield every document once, in an order that the seed decides."""
+    """Yield every document once, in an order that the seed decides.
+
+    Raises:
+        TrainingError: the package was not installed from its source folder, and has none.
+    """
     texts = [text for block in _blocks() for text in _forms(block)]
     random.Random(seed).shuffle(texts)
     yield from texts
 
 
 def _blocks() -> Iterator[str]:
-    folder = resources.files(__package__) / "prose"
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    if not _FOLDER.is_dir():
+        raise TrainingError(
+            "A wheel of atom-edge leaves out the project's own prose, 4.7 MB. Install the package "
+            "from its source folder: pip install -e '.[train]'"
+        )
+    for file in sorted(_FOLDER.iterdir(), key=lambda entry: entry.name):
         for block in file.read_text(encoding="utf-8").split("\n\n"):
             if text := block.strip():
                 yield text

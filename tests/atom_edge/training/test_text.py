@@ -13,7 +13,7 @@ import pytest
 
 from atom_edge.errors import TrainingError
 from atom_edge.training.sources import read_shard
-from atom_edge.training.synthetic import generate
+from atom_edge.training.synthetic import generate, prose
 from atom_edge.training.train_splits import write_shards
 
 
@@ -26,6 +26,12 @@ def test_prose_is_read_whole_and_asked_for_too() -> None:
     questions = [text for text in texts if text.startswith("Question: How do you ")]
     assert len(questions) > 500
     assert all("?\nAnswer: " in text for text in questions)
+
+
+def test_a_wheel_says_where_the_prose_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "_FOLDER", tmp_path / "prose")
+    with pytest.raises(TrainingError, match="source folder"):
+        next(generate("prose", 0))
 
 
 def test_training_splits_become_text_without_evaluation_items(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ NATIVE = "atom_edge/runtimes/native"
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a distribution is made from, without anything that was built before."""
     copy = tmp_path_factory.mktemp("source")
-    unwanted = shutil.ignore_patterns("__pycache__", "objects", "*.so", "prose", "*.onnx")
+    unwanted = shutil.ignore_patterns("__pycache__", "objects", "*.so", "*.onnx")
     for name in ("atom_edge", "exporters", "runtimes"):
         shutil.copytree(SOURCE / name, copy / name, symlinks=True, ignore=unwanted)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
@@ -49,6 +49,8 @@ def test_a_wheel_is_of_its_platform_and_any_python(source: Path, tmp_path: Path)
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("src/version.cpp", "include/atom_edge.h", native.library_name()):
         assert f"{NATIVE}/{name}" in names
+    assert "atom_edge/training/synthetic/science.txt" in names
+    assert not any("/prose/" in name for name in names)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     assert native.library_version(tmp_path / "site" / NATIVE / native.library_name())
 
