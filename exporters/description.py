@@ -19,7 +19,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class DecoderLayer:
+class Layer:
     """Weights of one layer. E hidden size, H heads, K key-value heads, D head size, F feed-forward.
 
     Attributes:
@@ -52,7 +52,7 @@ class DecoderLayer:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Description:
     """A Llama-shaped decoder in float32, as the operator can compute it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Decoder:
     """
 
     embedding: Floats
-    layers: Sequence[DecoderLayer]
+    layers: Sequence[Layer]
     final_norm: Floats
     inverse_frequencies: Floats
     heads: int
@@ -90,7 +90,7 @@ class Decoder:
     exclusive: bool = False
 
 
-def describe(model: AtomForCausalLM) -> Decoder:
+def describe(model: AtomForCausalLM) -> Description:
     """The operator's view of a PyTorch model."""
     config = model.config
     state = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
@@ -98,10 +98,10 @@ def describe(model: AtomForCausalLM) -> Decoder:
     def linear(name: str) -> Linear:
         return Linear(state[f"{name}.weight"], state.get(f"{name}.bias"))
 
-    def layer(index: int) -> DecoderLayer:
+    def layer(index: int) -> Layer:
         prefix = f"model.layers.{index}"
         attention, feed_forward = f"{prefix}.self_attn", f"{prefix}.mlp"
-        return DecoderLayer(
+        return Layer(
             attention_norm=state[f"{prefix}.input_layernorm.weight"],
             query=linear(f"{attention}.q_proj"),
             key=linear(f"{attention}.k_proj"),
@@ -118,7 +118,7 @@ def describe(model: AtomForCausalLM) -> Decoder:
 
     frequencies, rotary_scale = inverse_frequencies(config)
     tied = config.tie_word_embeddings
-    return Decoder(
+    return Description(
         embedding=state["model.embed_tokens.weight"],
         layers=[layer(index) for index in range(config.num_hidden_layers)],
         final_norm=state["model.norm.weight"],

@@ -67,7 +67,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from atom_edge.exporters.description import Decoder, Linear, describe
+from atom_edge.exporters.description import Description, Linear, describe
 from atom_edge.exporters.packed import Floats, pack, pad
 from atom_edge.modeling import AtomForCausalLM
 
@@ -112,7 +112,7 @@ def native_graph(model: AtomForCausalLM, scheme: Scheme) -> ir.Model:
     return ir.from_proto(build(describe(model), scheme))
 
 
-def build(decoder: Decoder, scheme: Scheme) -> onnx.ModelProto:
+def build(decoder: Description, scheme: Scheme) -> onnx.ModelProto:
     """The graph of a decoder, its weights quantized as the scheme says."""
     weights = _Weights(scheme.segment)
     weights.add_matrix("embedding", [Linear(decoder.embedding)], bias=False)
@@ -154,7 +154,7 @@ def build(decoder: Decoder, scheme: Scheme) -> onnx.ModelProto:
     )
 
 
-def _attributes(decoder: Decoder, scheme: Scheme) -> dict[str, Any]:
+def _attributes(decoder: Description, scheme: Scheme) -> dict[str, Any]:
     scale = decoder.attention_scale
     return {
         "layers": len(decoder.layers),
@@ -179,7 +179,7 @@ def _attributes(decoder: Decoder, scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def _runtime_inputs(decoder: Decoder) -> list[onnx.ValueInfoProto]:
+def _runtime_inputs(decoder: Description) -> list[onnx.ValueInfoProto]:
     padded = decoder.head_size + -decoder.head_size % 16
     cache: list[str | int | None] = [
         "pages",
@@ -206,7 +206,7 @@ def _runtime_inputs(decoder: Decoder) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(*described) for described in inputs]
 
 
-def _add_layers(weights: _Weights, decoder: Decoder) -> None:
+def _add_layers(weights: _Weights, decoder: Description) -> None:
     layers, size = decoder.layers, decoder.head_size
 
     def norms(name: str) -> None:

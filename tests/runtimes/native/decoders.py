@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from atom_edge.exporters.description import Decoder, DecoderLayer, Linear
+from atom_edge.exporters.description import Description, Layer, Linear
 from atom_edge.exporters.native import PAGE_TOKENS
 from atom_edge.runtimes import native
 
@@ -34,7 +34,7 @@ def random_decoder(
     rotary_pairs: int | None = None,
     unrotated: Sequence[int] = (),
     **options: Any,
-) -> Decoder:
+) -> Description:
     """A decoder with random weights; norms and biases are given where asked for."""
 
     def normal(*shape: int, scale: float = 1.0) -> Floats:
@@ -44,8 +44,8 @@ def random_decoder(
         bias = normal(outputs, scale=0.3) if biases else None
         return Linear(normal(outputs, inputs, scale=inputs**-0.5), bias)
 
-    def layer(index: int) -> DecoderLayer:
-        return DecoderLayer(
+    def layer(index: int) -> Layer:
+        return Layer(
             attention_norm=1 + normal(hidden, scale=0.2),
             query=linear(heads * head_size, hidden),
             key=linear(kv_heads * head_size, hidden),
@@ -61,7 +61,7 @@ def random_decoder(
         )
 
     pairs = head_size // 2 if rotary_pairs is None else rotary_pairs
-    return Decoder(
+    return Description(
         embedding=normal(vocabulary, hidden),
         layers=[layer(index) for index in range(layers)],
         final_norm=1 + normal(hidden, scale=0.2),
@@ -128,7 +128,7 @@ class Sequences:
         return logits
 
 
-def reference_logits(decoder: Decoder, ids: Ids) -> Floats:
+def reference_logits(decoder: Description, ids: Ids) -> Floats:
     """Logits `[T, V]` of int64 `[T]` in float64, plainly."""
     size, groups = decoder.head_size, decoder.heads // decoder.kv_heads
     tokens, pairs = len(ids), len(decoder.inverse_frequencies)

@@ -12,7 +12,7 @@ import pytest
 from decoders import Floats, Ids, Sequences, open_session, random_decoder
 
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.description import Decoder, describe
+from atom_edge.exporters.description import Description, describe
 from atom_edge.exporters.native import Scheme, build
 from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes.generation import rate
@@ -143,11 +143,11 @@ def loop_in_python(
     return Chosen(chosen, top, rated, first)
 
 
-def session_of(decoder: Decoder, threads: int = 1) -> onnxruntime.InferenceSession:
+def session_of(decoder: Description, threads: int = 1) -> onnxruntime.InferenceSession:
     return open_session(build(decoder, Scheme()), threads)
 
 
-def lively_decoder(seed: int) -> Decoder:
+def lively_decoder(seed: int) -> Description:
     """One that is not sure of anything, and does not repeat itself."""
     random = np.random.default_rng(seed)
     return random_decoder(random, tied=False, exclusive=True, logit_scale=0.5)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atom_edge.checkpoint import open_snapshot
-from atom_edge.exporters.description import Decoder, describe
+from atom_edge.exporters.description import Description, describe
 from atom_edge.exporters.native import Scheme, build
 from atom_edge.reference import checkpoint_path
 
@@ -31,12 +31,12 @@ SCHEMES = (
 )
 
 
-def some_ids(decoder: Decoder, *shape: int, seed: int = 1) -> Ids:
+def some_ids(decoder: Description, *shape: int, seed: int = 1) -> Ids:
     return np.random.default_rng(seed).integers(0, len(decoder.embedding), shape)
 
 
 @st.composite
-def decoders(draw: st.DrawFn) -> Decoder:
+def decoders(draw: st.DrawFn) -> Description:
     """Decoders of the shapes and options that the operator has."""
     kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 8))
     head_size = draw(st.sampled_from([4, 8, 16, 24, 40, 64]))
@@ -67,7 +67,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
 
 @settings(max_examples=60, deadline=None, print_blob=True)
 @given(decoder=decoders(), tokens=st.integers(1, 40))
-def test_every_option_is_computed(decoder: Decoder, tokens: int) -> None:
+def test_every_option_is_computed(decoder: Description, tokens: int) -> None:
     ids = some_ids(decoder, tokens)
     expected = reference_logits(decoder, ids)
     session = open_session(build(decoder, Scheme(segment=16, activation_bits=16)))
