@@ -24,7 +24,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
         "gguf",
     ),
     "genai": ("onnxruntime-genai", "onnx_ir", "onnx", "torch<2.14", "transformers"),
-    "llama_cpp": ("llama-cpp-python",),
+    "llama_cpp": ("llama-cpp-python[server]",),
 }
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" if platform.machine() == "x86_64" else ""
 _BUILD = {"CFLAGS": _NO_AMX, "CXXFLAGS": _NO_AMX}

@@ -178,6 +178,14 @@ def default_threads(graph: Path | bytes | None = None) -> int:
     return max(1, min(usable_cores() // 2, _MOST_THREADS))
 
 
+def serving_threads() -> int:
+    """Half of the usable cores, from 2 to 4, for a server, which has them to itself.
+
+    A batch gives two threads enough to do, even of a small model.
+    """
+    return max(default_threads(), min(2, usable_cores()))
+
+
 def _size(graph: Path | bytes) -> int:
     return len(graph) if isinstance(graph, bytes) else graph.stat().st_size
 

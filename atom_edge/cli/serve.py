@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atom_edge.runtimes.providers import Provider
+from atom_edge.runtimes.providers import Provider, serving_threads
 
 
 def serve(
@@ -22,7 +22,7 @@ def serve(
         list[str] | None,
         typer.Option(help="What requests call the model; the bundle's folder when omitted."),
     ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Replies at once.")] = 32,
+    parallel: Annotated[int, typer.Option(min=1, help="Replies at once.")] = 64,
     queue: Annotated[
         int, typer.Option(min=0, help="Replies that may wait; with more, requests get 429.")
     ] = 256,
@@ -40,7 +40,7 @@ def serve(
         int, typer.Option(min=0, help="Seconds for which replies go on after SIGTERM.")
     ] = 30,
     threads: Annotated[
-        int | None, typer.Option(help="Worker threads; default: leaves cores free.")
+        int | None, typer.Option(help="Worker threads; default: half of the cores, from 2 to 4.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="cpu, cuda or auto.")] = "cpu",
 ) -> None:
@@ -58,7 +58,7 @@ def serve(
     keys = [*(api_key or []), *_read_keys(api_key_file)]
     if not all(keys):
         raise typer.BadParameter("An API key is empty.", param_hint="--api-key")
-    session = AtomSession.from_pretrained(bundle, threads, provider)
+    session = AtomSession.from_pretrained(bundle, threads or serving_threads(), provider)
     names = name or [_name(bundle)]
     scheduler = Scheduler(session, parallel, queue)
     app = new_app(Planner(session, names), scheduler, Access(keys, cors_origin or []))
