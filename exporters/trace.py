@@ -27,6 +27,7 @@ from torch import Tensor
 
 from atom_edge.decoder import Decoder
 from atom_edge.errors import ExportError
+from atom_edge.exporters.layers import alike_layers, first_layers, repeat_layers
 
 OPSET = 20
 
@@ -47,6 +48,32 @@ def trace(decoder: Decoder) -> ir.Model:
         the graph, float32, opset 20, with onnxscript's constant folding applied and the tracer's
         per-node metadata removed.
     """
+    with _eager_attention(decoder.model), _quiet_exporter(), torch.no_grad():
+        try:
+            program = _trace(decoder)
+            program.optimize()
+        except Exception as error:  # the tracer may raise anything over foreign code
+            raise ExportError(
+                f"PyTorch cannot trace {type(decoder.model).__name__}: {_first_line(error)}"
+            ) from error
+    graph = program.model
+    _name_output_axes(graph)
+    _strip_metadata(graph)
+    return graph
+
+
+def _trace(decoder: Decoder) -> torch.onnx.ONNXProgram:
+    """The decoder as its operators stand, of layers that are alike only the first traced."""
+    stack = alike_layers(decoder)
+    if stack is not None:
+        with first_layers(decoder, stack):
+            program = _trace_whole(decoder)
+        if repeat_layers(program.model, decoder, stack):
+            return program
+    return _trace_whole(decoder)
+
+
+def _trace_whole(decoder: Decoder) -> torch.onnx.ONNXProgram:
     tensors = len(decoder.cache_shapes)
     batch = torch.export.Dim("batch_size")
     # Some classes look their tables up to the context, which the lengths must not pass.
@@ -55,35 +82,27 @@ def trace(decoder: Decoder) -> ir.Model:
         for name in ("sequence_length", "past_sequence_length", "total_sequence_length")
     )
     tokens = {0: batch, 1: sequence}
-    with _eager_attention(decoder.model), _quiet_exporter(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                decoder,
-                _example_inputs(decoder),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[
-                    *("input_ids", "attention_mask", "position_ids"),
-                    *cache_names(tensors // 2, "past_key_values"),
-                ],
-                output_names=["logits", *cache_names(tensors // 2, "present")],
-                dynamic_shapes=(
-                    tokens,
-                    {0: batch, 1: total},
-                    tokens,
-                    [{0: batch, 2: past}] * tensors,
-                ),
-                verbose=False,
-            )
-        except Exception as error:  # the tracer may raise anything over foreign code
-            raise ExportError(
-                f"PyTorch cannot trace {type(decoder.model).__name__}: {_first_line(error)}"
-            ) from error
+    program = torch.onnx.export(
+        decoder,
+        _example_inputs(decoder),
+        dynamo=True,
+        optimize=False,
+        opset_version=OPSET,
+        input_names=[
+            *("input_ids", "attention_mask", "position_ids"),
+            *cache_names(tensors // 2, "past_key_values"),
+        ],
+        output_names=["logits", *cache_names(tensors // 2, "present")],
+        dynamic_shapes=(
+            tokens,
+            {0: batch, 1: total},
+            tokens,
+            [{0: batch, 2: past}] * tensors,
+        ),
+        verbose=False,
+    )
     assert program is not None  # None only with an output file
-    graph = program.model
-    _name_output_axes(graph)
-    _strip_metadata(graph)
-    return graph
+    return program
 
 
 def _example_inputs(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
