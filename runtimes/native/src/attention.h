@@ -49,19 +49,27 @@ struct HeadPages {
   const float* value_page(int64_t i) const { return cache + pages[i] * page_size + values; }
 };
 
+// Scores U pages; `next` is the first page after them, or one of them where there is none. The
+// values of these pages and the keys of the next are fetched meanwhile.
 template <int M, int U>
-inline void score(const Query* queries, const HeadPages& head, int64_t page, float* scores) {
+inline void score(const Query* queries, const HeadPages& head, int64_t page, int64_t next,
+                  float* scores) {
   Lanes total[M][U];
   for (auto& row : total)
     for (auto& lanes : row) lanes = broadcast(0);
   const float* keys[U];
   for (int u = 0; u < U; u++) keys[u] = head.key_page(page + u);
-  for (int d = 0; d < head.head_size; d++)
+  const float* next_keys = head.key_page(next);
+  const ptrdiff_t values = static_cast<ptrdiff_t>(head.values - head.keys);
+  for (int d = 0; d < head.head_size; d++) {
+    __builtin_prefetch(next_keys + d * kPageTokens);
     for (int u = 0; u < U; u++) {
+      __builtin_prefetch(keys[u] + values + d * kPageTokens);
       const Lanes key = load(keys[u] + d * kPageTokens);
       for (int m = 0; m < M; m++)
         total[m][u] = fused(key, broadcast(queries[m].query[d]), total[m][u]);
     }
+  }
   for (int m = 0; m < M; m++)
     for (int u = 0; u < U; u++)
       store(scores + m * kStretch + u * kPageTokens, total[m][u]);
@@ -141,10 +149,12 @@ inline void attend(Query* queries, const HeadPages& head) {
     const int keys = static_cast<int>(left < kStretch ? left : kStretch);
     const int64_t page = start / kPageTokens;
     const int pages = (keys + kPageTokens - 1) / kPageTokens;
+    const auto next = [&](int i) { return page + (i < pages ? i : pages - 1); };
     int i = 0;
     for (; i + kPages <= pages; i += kPages)
-      score<M, kPages>(queries, head, page + i, scores + i * kPageTokens);
-    for (; i < pages; i++) score<M, 1>(queries, head, page + i, scores + i * kPageTokens);
+      score<M, kPages>(queries, head, page + i, next(i + kPages), scores + i * kPageTokens);
+    for (; i < pages; i++)
+      score<M, 1>(queries, head, page + i, next(i + 1), scores + i * kPageTokens);
     int count[M];
     for (int m = 0; m < M; m++) {
       const int64_t seen = queries[m].visible - start;

@@ -81,7 +81,7 @@ ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8
 
 #else  // AVX2
 
-constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 4, kPanelsAtOnce = 1, kPanelsOfOneRow = 2;
+constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 4, kPanelsAtOnce = 1, kPanelsOfOneRow = 3;
 
 // Of every four inputs of each output, the first and third, or the second and fourth.
 inline __m256i odd_bytes(__m256i weights) { return _mm256_srai_epi16(weights, 8); }

@@ -43,8 +43,23 @@ struct Target {
   int columns;
 };
 
+// The running totals of a tile are needed once a segment: where registers are too few for them and
+// for the integer sums, it is they that wait in memory. A compiler left alone moves both about.
+#if defined(__AVX512F__)
+constexpr int kSumsInRegisters = 13;
+#elif defined(__x86_64__)
+constexpr int kSumsInRegisters = 5;
+#else
+constexpr int kSumsInRegisters = 12;
+#endif
+template <typename T>
+ATOM_EDGE_INLINE void keep_in_memory(T& values) {
+  asm("" : "+m"(values));
+}
+
+// A function of its own: inlined, it gets other registers in every place.
 template <int R, int P, bool Wide>
-inline void tile(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
+__attribute__((noinline)) void tile(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
   Lanes total[R][P];
   for (auto& row : total)
     for (auto& lanes : row) lanes = broadcast(0);
@@ -57,6 +72,7 @@ inline void tile(const Matrix& matrix, int panel, const Rows& rows, int first, c
     const int begin = s * matrix.segment;
     const int end = begin + matrix.segment < width ? begin + matrix.segment : width;
     IntegerLanes sums[R][P];
+    if constexpr (R * P * kParts > kSumsInRegisters) keep_in_memory(total);
     dot<R, P, Wide>(weights + static_cast<size_t>(begin) * kPanel, panel_stride, values, width,
                     begin, end, segments + s, matrix.segments, sums);
     for (int p = 0; p < P; p++) {
