@@ -25,6 +25,9 @@ class OnnxSession(onnxruntime.InferenceSession):
         options.log_severity_level = _FATAL
         try:
             super().__init__(graph, options, providers=providers)
+            # It would keep the bytes, to load them again with another provider after an error.
+            self.disable_fallback()
+            self._model_bytes = None
         except Exception as error:
             name = "the graph" if isinstance(graph, bytes) else graph
             raise BundleError(

@@ -7,7 +7,6 @@ command line, `/set` in the chat and the errors follow from the field.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -203,6 +202,8 @@ def kind_of(field: dataclasses.Field[Any]) -> Kind:
 def check_names(options: Mapping[str, object]) -> None:
     """Raise `GenerationError` for a name that is no option."""
     if unknown := [str(name) for name in options if name not in OPTIONS]:
+        import difflib  # 1 ms that most processes need not wait for
+
         close = difflib.get_close_matches(unknown[0], OPTIONS, 1, 0.5)
         meant = f" Did you mean {close[0]!r}?" if close else ""
         raise GenerationError(

@@ -11,15 +11,17 @@ import contextlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atom_edge.errors import BundleError, MissingExtraError
+
+if TYPE_CHECKING:
+    import subprocess
 
 Message = Mapping[str, Any]
 
@@ -110,6 +112,8 @@ def _start() -> subprocess.Popen[str]:
             "A chat template needs a Python interpreter for its process, and this program is "
             "frozen. Render the messages yourself and pass the text to `stream`."
         )
+    import subprocess  # most processes render no template
+
     process = subprocess.Popen(
         [sys.executable, "-I", "-X", "utf8", str(_WORKER)],
         stdin=subprocess.PIPE,

@@ -188,3 +188,11 @@ def test_what_fails_in_a_run_is_an_error_of_ours(
     with pytest.raises(BundleError, match="failed in the graph"):
         session.run(None, feeds)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_session_keeps_no_second_copy_of_its_weights(small_bundle: Path) -> None:
+    graph = open_bundle(small_bundle).read_graph()
+    before = sys.getrefcount(graph)
+    session = open_graph(graph)
+    assert sys.getrefcount(graph) == before
+    assert session.get_inputs()
