@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from atom_edge.errors import ValidationError
+from atom_edge.evaluation.divergence import log_softmax
 from atom_edge.exporters.prompts import Prompt
 
 Ids = npt.NDArray[np.int64]
@@ -59,6 +60,7 @@ class Reference:
         self._remembered: OrderedDict[int, Logits] = OrderedDict()
         self._background = ThreadPoolExecutor(max_workers=1)
         self._begun: dict[int, Future[Logits]] = {}
+        self._log_likelihoods: dict[tuple[int, ...], float] = {}
 
     def begin(self, window: int) -> None:
         """Start to compute a window's logits, on another core than a graph that runs meanwhile."""
@@ -95,6 +97,17 @@ class Reference:
             )
         return logits
 
+    def log_likelihood(self, ids: Ids) -> float:
+        """Of tokens `[T]` after the first, in nats; computed once, as every graph is asked it.
+
+        Raises:
+            ValidationError: if logits are not finite.
+        """
+        tokens = tuple(ids.tolist())
+        if tokens not in self._log_likelihoods:
+            self._log_likelihoods[tokens] = log_likelihood(self.run(ids), ids)
+        return self._log_likelihoods[tokens]
+
     @cached_property
     def noise(self) -> Noise:
         """How far float32 is from float64 on the first windows, measured once."""
@@ -108,6 +121,12 @@ class Reference:
             error = max(error, float(np.abs(narrow[: len(logits)] - logits).max()))
             largest = max(largest, float(np.abs(logits).max()))
         return Noise(error, largest, tuple(exact))
+
+
+def log_likelihood(logits: Logits, ids: Ids) -> float:
+    """Of tokens `[T]` after the first, by logits `[T, V]`, in nats."""
+    ahead = np.arange(len(ids) - 1), ids[1:]
+    return float(log_softmax(logits[:-1])[ahead].sum())
 
 
 @torch.no_grad()

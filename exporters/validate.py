@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from atom_edge.errors import ValidationError
-from atom_edge.evaluation.divergence import Divergence, Estimate, log_softmax
+from atom_edge.evaluation.divergence import Divergence, Estimate
 from atom_edge.evaluation.heldout import heldout_text
 from atom_edge.exporters.engine import Engine
 from atom_edge.exporters.pieces import ROWS, WAYS, Pieces, Samples, run_whole
-from atom_edge.exporters.reference import Ids, Logits, Reference
+from atom_edge.exporters.reference import Ids, Logits, Reference, log_likelihood
 from atom_edge.exporters.report import Limits, figure, until_failure
 from atom_edge.manifest import Effort, Figure
 
@@ -152,20 +152,15 @@ def _prompts(engine: Engine, reference: Reference, limits: Limits) -> Iterator[F
     context, vocabulary = reference.logits(0).shape
     differences = [0.0]
     for prompt in reference.prompts:
-        ids, expected_ids = prompt.ours[:context], prompt.theirs[:context]
+        ids = prompt.ours[:context]
         # Added tokens may lie behind the embedding: sessions refuse a prompt that holds one.
         if len(ids) > 1 and ids.max() < vocabulary:
-            ours = _log_likelihood(run_whole(engine, ids), ids)
-            theirs = _log_likelihood(reference.run(expected_ids), expected_ids)
+            ours = log_likelihood(run_whole(engine, ids), ids)
+            theirs = reference.log_likelihood(prompt.theirs[:context])
             differences.append(abs(ours - theirs) / len(ids))
     # Each logarithm of a softmax moves by as much as two logits do.
     limit = None if limits.logits is None else 2 * limits.logits
     yield figure("log_likelihood_difference.prompts", max(differences), limit=limit)
-
-
-def _log_likelihood(logits: Logits, ids: Ids) -> float:
-    ahead = np.arange(len(ids) - 1), ids[1:]
-    return float(log_softmax(logits[:-1])[ahead].sum())
 
 
 def _against_float64(engine: Engine, reference: Reference, limit: float) -> Iterator[Figure]:
