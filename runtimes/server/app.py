@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
@@ -37,8 +38,8 @@ from atom_edge.runtimes.server.plan import Plan, Planner
 from atom_edge.runtimes.server.scheduler import Mailbox, Scheduler
 
 BODY_LIMIT = 16 * 2**20
-# Bytes of a request that would keep all others waiting while it is parsed and tokenized.
-_LARGE = 8192
+# Bytes of a request, and replies of it, that would keep all others waiting until it is planned.
+_LARGE, _MANY = 8192, 4
 _CLIENT_CLOSED = 499  # as nginx calls it
 
 
@@ -113,11 +114,7 @@ class Server:
         started = perf_counter()
         route = request.url.path
         try:
-            body = await read_body(request, BODY_LIMIT)
-            if len(body) > _LARGE or kind is wire.ChatRequest:  # a template is a program
-                plan = await to_thread.run_sync(self._plan, body, kind)
-            else:
-                plan = self._plan(body, kind)
+            plan = await self._plan(await read_body(request, BODY_LIMIT), kind)
             mailbox = self._scheduler.submit(plan.tasks)
         except RequestError as error:
             self._metrics.requests.labels(route, error.status).inc()
@@ -132,8 +129,16 @@ class Server:
         finally:
             work.close()
 
-    def _plan(self, body: bytes, kind: type[wire.CompletionRequest | wire.ChatRequest]) -> Plan:
-        return self._planner.plan(wire.parse(body, kind))
+    async def _plan(
+        self, body: bytes, kind: type[wire.CompletionRequest | wire.ChatRequest]
+    ) -> Plan:
+        large = len(body) > _LARGE
+        parse = functools.partial(wire.parse, body, kind)
+        parsed = await to_thread.run_sync(parse) if large else parse()
+        self._scheduler.check(parsed.asked)
+        if large or _is_slow(parsed):
+            return await to_thread.run_sync(self._planner.plan, parsed)
+        return self._planner.plan(parsed)
 
     def done(self, work: _Work) -> None:
         """Free what a request still holds, and count it."""
@@ -255,6 +260,12 @@ class _Work:
                 first = False
             if arrived:
                 yield arrived
+
+
+def _is_slow(request: wire.CompletionRequest | wire.ChatRequest) -> bool:
+    """Whether it takes long to plan: a template is a program, and a pattern is compiled."""
+    is_chat = isinstance(request, wire.ChatRequest)
+    return is_chat or request.is_constrained or request.asked > _MANY
 
 
 def _as_request_error(error: Exception) -> RequestError:

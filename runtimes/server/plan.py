@@ -113,8 +113,10 @@ class Planner:
             echo = None
             if request.echo:
                 echo = prompt if isinstance(prompt, str) else self._session.tokenizer.decode(prompt)
+            encoded: str | Sequence[int] = prompt
             for number in range(request.replies):
-                task = self._task(prompt, options, number, rated=bool(request.echo))
+                task = self._task(encoded, options, number, rated=bool(request.echo))
+                encoded = task.prompt
                 tokenizer = self._session.tokenizer
                 choices.append(CompletionChoice(len(choices), task, tokenizer, echo, silent))
         return choices
@@ -152,7 +154,9 @@ class Planner:
             for number in range(request.replies)
         ]
 
-    def _task(self, prompt: str | list[int], options: Options, number: int, *, rated: bool) -> Task:
+    def _task(
+        self, prompt: str | Sequence[int], options: Options, number: int, *, rated: bool
+    ) -> Task:
         """The task of the choice `number` of a prompt; each has a seed of its own."""
         seed = options.get("seed")
         if seed is not None:

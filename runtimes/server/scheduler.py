@@ -124,19 +124,26 @@ class Scheduler:
         """Whether new tasks are refused since the server stops."""
         return self._draining
 
+    def check(self, count: int) -> None:
+        """Refuse a request for more replies than ever fit.
+
+        Raises:
+            RequestError: 400.
+        """
+        if count > self.size + self.queue:
+            raise RequestError(
+                f"The request asks for {count} replies; this server takes "
+                f"{self.size + self.queue} at a time.",
+                code="too_many_replies",
+            )
+
     def submit(self, tasks: Sequence[Task]) -> Mailbox:
         """Queue the tasks of a request: all or none.
 
         Raises:
-            RequestError: 429 if the queue is full, 503 if the server stops, 400 for more tasks than
-                ever fit.
+            RequestError: 429 if the queue is full, 503 if the server stops; see `check`.
         """
-        if len(tasks) > self.size + self.queue:
-            raise RequestError(
-                f"The request asks for {len(tasks)} replies; this server takes "
-                f"{self.size + self.queue} at a time.",
-                code="too_many_replies",
-            )
+        self.check(len(tasks))
         mailbox = Mailbox()
         with self._changed:
             if self._draining:

@@ -47,6 +47,10 @@ _OPTIONS = (
     *("regex", "json_schema", "grammar"),
 )
 
+# More would let one request hold up all others: each token is searched for every stop text, and
+# sent with as many likeliest ones as are asked for.
+_MOST_STOPS, _MOST_LOGPROBS = 16, 20
+
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
     """`stream_options` of both kinds of requests."""
@@ -86,6 +90,16 @@ class Sampled(Struct, forbid_unknown_fields=True, kw_only=True):
         return 1 if self.n is None else self.n
 
     @property
+    def asked(self) -> int:
+        """How many replies are wanted in all."""
+        return self.replies
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the text must follow a pattern."""
+        return any(what is not None for what in (self.regex, self.json_schema, self.grammar))
+
+    @property
     def sends_usage(self) -> bool:
         """Whether the end of a stream says how many tokens there were."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -107,6 +121,11 @@ class CompletionRequest(Sampled):
     echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = None
+
+    @property
+    def asked(self) -> int:
+        """See `Sampled`."""
+        return self.replies * len(self.prompts())
 
     def prompts(self) -> list[str | TokenIds]:
         """The prompts: one or several texts, one or several sequences of token ids."""
@@ -242,6 +261,14 @@ def parse(body: bytes, kind: type[S]) -> S:
 def _check(request: Sampled) -> None:
     if request.replies < 1:
         raise RequestError(f"n is {request.n}; it must be at least 1.", param="n")
+    if isinstance(request.stop, list) and len(request.stop) > _MOST_STOPS:
+        raise RequestError(
+            f"stop has {len(request.stop)} texts; it may have {_MOST_STOPS}.", param="stop"
+        )
+    for name in ("logprobs", "top_logprobs"):
+        count = getattr(request, name, None)
+        if count is not None and count > _MOST_LOGPROBS:
+            raise RequestError(f"{name} is {count}; it may be {_MOST_LOGPROBS}.", param=name)
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream.", param="stream_options")
 

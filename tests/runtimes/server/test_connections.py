@@ -80,9 +80,19 @@ def test_a_full_queue_is_said_at_once(narrow: Running, metric: Callable[[str], f
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["type"] == "rate_limit_error"
-    never = httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "A", "n": 999})
-    assert never.status_code == 400
+    for n in (999, 10**9):  # nothing is made ready for them
+        never = httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "A", "n": n})
+        assert (never.status_code, never.json()["error"]["code"]) == (400, "too_many_replies")
     wait_until(lambda: metric("atom_edge_running") == 0)
+
+
+@pytest.mark.parametrize("field", ["stop", "logprobs"])
+def test_what_would_hold_up_all_others_is_refused(narrow: Running, field: str) -> None:
+    most, more = {"stop": (["."] * 16, ["."] * 17), "logprobs": (20, 21)}[field]
+    url = f"{narrow.url}/v1/completions"
+    assert httpx.post(url, json={"prompt": "A", field: most}).status_code == 200
+    refused = httpx.post(url, json={"prompt": "A", field: more})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
 
 
 def test_a_request_is_bounded_and_must_be_json(narrow: Running) -> None:
