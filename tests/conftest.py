@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,27 @@ SMALL = {
 }
 
 MakeSnapshot = Callable[..., Path]
+
+
+def npm_install(folder: Path) -> Path:
+    """The `node_modules` of a folder; kept, since installing takes a while."""
+    with (folder / "node_modules.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if not (folder / "node_modules" / ".package-lock.json").is_file():
+            command = "ci" if (folder / "package-lock.json").is_file() else "install"
+            subprocess.run(
+                ["npm", command, "--silent", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=folder,
+                check=True,
+                timeout=400,
+            )
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def transformers_js() -> Path:
+    """The `node_modules` that has transformers.js."""
+    return npm_install(Path(__file__).parent / "foreign")
 
 
 CHAT_TEMPLATE = (

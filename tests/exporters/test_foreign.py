@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -30,7 +29,6 @@ from atom_edge.runtimes.session import AtomSession
 MakeSnapshot = Callable[..., Path]
 
 ROOT = Path(__file__).parents[2]
-NODE_FOLDER = ROOT / "tests" / "foreign"
 PROMPTS = ("The water cycle is", "Once upon a time, there was a", "2 + 2 =", "Ünïcödé 水")
 TOKENS = 24
 END = {2, 4}
@@ -138,28 +136,12 @@ def test_the_tokenizer_of_onnxruntime_genai_agrees(small_bundle: Path) -> None:
         assert theirs.encode(text).tolist() == ours.encode(text), text
 
 
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    """tests/foreign with transformers.js installed; kept, since that takes a minute."""
-    with (NODE_FOLDER / "node_modules.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        if not (NODE_FOLDER / "node_modules" / "@huggingface" / "transformers").is_dir():
-            subprocess.run(
-                ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=NODE_FOLDER,
-                env={**os.environ, "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"},
-                check=True,
-                timeout=400,
-            )
-    return NODE_FOLDER
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="transformers.js needs Node")
 @pytest.mark.parametrize(
     ("fixture", "dtype"), [("small_bundle", "fp32"), ("small_int8_bundle", "q8")]
 )
 def test_transformers_js(
-    fixture: str, dtype: str, node_modules: Path, request: pytest.FixtureRequest
+    fixture: str, dtype: str, transformers_js: Path, request: pytest.FixtureRequest
 ) -> None:
     bundle: Path = request.getfixturevalue(fixture)
     asked: dict[str, Any] = {
@@ -172,7 +154,7 @@ def test_transformers_js(
     }
     result = subprocess.run(
         ["node", "generate.mjs"],
-        cwd=node_modules,
+        cwd=transformers_js.parent,
         input=json.dumps(asked),
         capture_output=True,
         text=True,
