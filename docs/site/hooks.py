@@ -18,6 +18,8 @@ PAGES = {
     "CHANGELOG.md": ROOT / "CHANGELOG.md",
     "SECURITY.md": ROOT / "SECURITY.md",
     "LICENSE": ROOT / "LICENSE",
+    "web-page.md": ROOT / "examples" / "web" / "README.md",
+    "web-package.md": ROOT / "runtimes" / "web" / "README.md",
     "model-card.md": ROOT / "atom_edge" / "reference" / "checkpoint" / "README.md",
 }
 RESULTS = ROOT / "benchmarks"
@@ -26,6 +28,8 @@ _LINKS = (
     (r"\]\((?:\.\./)?docs/", "]("),
     (r"\]\(\.\./benchmarks/", "](benchmarks/"),
     (r"\]\(\.\./(\w+\.md|LICENSE)", r"](\1"),
+    (r"\]\((?:\.\./)?examples/web/README\.md", "](web-page.md"),
+    (r"\]\((?:\.\./)?runtimes/web/README\.md", "](web-package.md"),
     (r"\]\((?:\.\./)?atom_edge/reference/checkpoint/README\.md", "](model-card.md"),
 )
 

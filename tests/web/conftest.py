@@ -56,17 +56,14 @@ def node_modules() -> Path:
 @pytest.fixture(scope="session")
 def site(
     node_modules: Path,
-    small_snapshot: Path,
+    small_bundle: Path,
     small_web_bundle: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    from atom_edge.checkpoint import open_snapshot
-    from atom_edge.exporters.export import export
-
     root = tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "examples" / "web", root / "page")
     (root / "bundles").mkdir()
-    export(open_snapshot(small_snapshot), root / "bundles" / "float", target="web")
+    shutil.copytree(small_bundle, root / "bundles" / "float")
     shutil.copytree(small_web_bundle, root / "bundles" / "int8")
     (root / "page" / "model").symlink_to(root / "bundles" / "int8")
     (root / "page" / "onnxruntime").symlink_to(node_modules / "onnxruntime-web" / "dist")

@@ -125,12 +125,10 @@ def test_a_reply_comes_in_pieces_and_can_be_cancelled(how: str, ask: Ask, site: 
         [getattr(piece, key) for key in keys] for piece in pieces
     ]
     assert [piece["finish_reason"] for piece in found["cut"][:3]] == [None] * 3
-    assert found["cut"][-1]["finish_reason"] == "cancelled"
-    assert len(found["cut"]) < 100
-    assert (found["early"]["finish_reason"], found["early"]["generation_tokens"]) == (
-        "cancelled",
-        1,
-    )
+    assert found["cut"][3]["finish_reason"] == "cancelled"
+    assert len(found["cut"]) == 4
+    assert found["early"]["finish_reason"] == "cancelled"
+    assert found["early"]["generation_tokens"] == 1
     assert found["texts"] == [session.generate(p, **GREEDY).text for p in ("Water", "The")]
 
 

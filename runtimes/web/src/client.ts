@@ -55,8 +55,11 @@ class WorkerSession implements TextSession {
   ): AsyncGenerator<Piece, void> {
     for await (const answer of this.connection.ask({ kind: "stream", prompt, options }, signal)) {
       if (answer.kind !== "piece") continue;
-      yield answer.piece;
-      if (answer.piece.finish_reason !== null) return;
+      const piece = answer.piece;
+      // The worker hears of the signal later, and may have gone on meanwhile.
+      if (signal?.aborted) piece.finish_reason ??= "cancelled";
+      yield piece;
+      if (piece.finish_reason !== null) return;
     }
   }
 
