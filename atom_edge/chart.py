@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from atom_edge.errors import MissingExtraError
+from atom_edge.staging import staged_file, write_file
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 760, 26, 250, 90, 44
 
@@ -47,7 +48,7 @@ def draw_chart(title: str, unit: str, bars: Sequence[Bar], path: Path) -> None:
         MissingExtraError: for a PNG, without the package that draws it.
     """
     if path.suffix != ".png":
-        path.write_text(bar_chart(title, unit, bars), encoding="utf-8")
+        write_file(path, bar_chart(title, unit, bars).encode())
         return
     try:
         from matplotlib.figure import Figure
@@ -66,7 +67,8 @@ def draw_chart(title: str, unit: str, bars: Sequence[Bar], path: Path) -> None:
     axes.margins(x=0.15)
     axes.set_title(f"{title} ({unit})", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    with staged_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _color(bar: Bar) -> str:

@@ -28,6 +28,7 @@ from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes.engines.cuda import CudaEngine
 from atom_edge.runtimes.engines.interface import Device
 from atom_edge.runtimes.options import Options
+from atom_edge.staging import write_file
 from atom_edge.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -75,7 +76,7 @@ def main() -> None:
         for length in ((8,) if tiny else (64, 256, 511))
     }
     print(json.dumps(results, indent=2))
-    arguments.out.write_text(markdown(results, tokens, batch), encoding="utf-8")
+    write_file(arguments.out, markdown(results, tokens, batch).encode())
 
 
 def machine() -> dict[str, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_edge.reference import checkpoint_path
+from atom_edge.staging import write_file
 
 HERE = Path(__file__).parent
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -151,7 +152,7 @@ def main() -> None:
             for quantization in ("int8", "none"):
                 rows.append(export(name, folder, quantization, Path(place) / "bundle"))
                 print(" | ".join(rows[-1].cells()), flush=True)
-    arguments.output.write_text(table(rows), encoding="utf-8")
+    write_file(arguments.output, table(rows).encode())
 
 
 def random_snapshot(folder: Path, shape: str) -> Path:

@@ -14,7 +14,8 @@ from typing import Any
 from peers import OURS
 from targets import Target, targets
 
-from atom_edge.chart import Bar, bar_chart
+from atom_edge.chart import Bar, draw_chart
+from atom_edge.staging import write_file
 
 # Made apart, on other machines: by `arm_instructions.py` and `gpu.py`.
 APART = [Path(__file__).parent / name for name in ("results-arm.md", "results-gpu.md")]
@@ -24,14 +25,14 @@ def write(results: dict[str, Any], out: Path) -> None:
     """Write the page, its chart and the numbers into the folder `out`."""
     results["machine"] = machine()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_file(out / "results.json", f"{json.dumps(results, indent=2)}\n".encode())
     rates = {name: peer["threads_1"]["decode_tps"] for name, peer in results["peers"].items()}
     bars = [
         Bar(name, rate, highlighted=name == OURS)
         for name, rate in sorted(rates.items(), key=lambda item: -item[1])
     ]
-    (out / "decode.svg").write_text(bar_chart("Decode, batch 1, 1 thread", "tokens a second", bars))
-    (out / "results.md").write_text(page(results))
+    draw_chart("Decode, batch 1, 1 thread", "tokens a second", bars, out / "decode.svg")
+    write_file(out / "results.md", page(results).encode())
 
 
 def machine() -> dict[str, str]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from atom_edge.errors import TrainingError
+from atom_edge.staging import clear_leftovers, staged_folder
 from atom_edge.training import synthetic
 from atom_edge.training.recipe import Recipe, Source
 from atom_edge.training.sources import batched, find_shards, read_shard, stream_hub
@@ -197,17 +198,16 @@ def _assemble(parts: list[Path], place: Path, recipe: Recipe) -> None:
         raise TrainingError(f"Source {place.name} has only {total} tokens of text.")
     order = np.random.default_rng(recipe.seed).permutation(len(documents))
     held_out = min(recipe.validation_tokens, int(total * _LARGEST_HELD_OUT_SHARE))
-    staging = place.with_name(f".{place.name}-{os.getpid()}")
-    staging.mkdir()
+    clear_leftovers(place)
     written = 0
     with (
+        staged_folder(place) as staging,
         (staging / "train.bin").open("wb") as train,
         (staging / "validation.bin").open("wb") as validation,
     ):
         for index in order:
             (validation if written < held_out else train).write(documents[index].tobytes())
             written += len(documents[index])
-    staging.rename(place)
 
 
 def _memory_map(path: Path) -> Tokens:

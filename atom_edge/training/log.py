@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atom_edge.errors import MissingExtraError, TrainingError
-from atom_edge.staging import write_file
+from atom_edge.staging import staged_file, write_file
 
 
 def append(path: Path, **record: Any) -> None:
@@ -76,5 +76,6 @@ def plot(log: Path, picture: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
+    with staged_file(picture) as file:
+        figure.savefig(file, dpi=120, format=picture.suffix[1:] or "png")
     pyplot.close(figure)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from atom_edge.errors import MissingExtraError, TrainingError
+from atom_edge.staging import staged_file
 
 SHARD_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 # `zstd --long=27`, common for corpora, needs this window to be read.
@@ -85,7 +86,7 @@ def _matches(source: str, patterns: Sequence[str]) -> bool:
 def write_shard(path: Path, texts: Iterable[str], source: str) -> None:
     """Write `texts`, which come from `source`, as a shard compressed with gzip."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as lines:
+    with staged_file(path) as file, gzip.open(file, "wt", encoding="utf-8") as lines:
         for text in texts:
             lines.write(json.dumps({"text": text, "source": source}) + "\n")
 

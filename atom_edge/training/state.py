@@ -7,7 +7,6 @@ checkpoints are kept.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from atom_edge.errors import TrainingError
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.staging import clear_leftovers, staged_file, staged_folder
 
 _KEPT = 2
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -26,9 +26,8 @@ _GENERATION = {"bos_token_id": 1, "eos_token_id": [2, 4], "pad_token_id": 0}
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write `state` as the checkpoint after `step` steps, and drop the oldest ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / ".writing.pt"
-    torch.save({"step": step, **state}, staging)
-    put_in_place(staging, folder / f"step-{step:08d}.pt")
+    with staged_file(folder / f"step-{step:08d}.pt") as file:
+        torch.save({"step": step, **state}, file)
     for old in _checkpoints(folder)[:-_KEPT]:
         old.unlink()
 
@@ -61,26 +60,16 @@ def save_snapshot(model: AtomForCausalLM, tokenizer: Path, destination: Path) ->
     Args:
         model: left as it is; its parameters are rounded to bfloat16 in the file.
         tokenizer: folder of the tokenizer's files.
-        destination: written when it is not there; its files are replaced, one by one and each
-            whole, when it is.
+        destination: replaced at once; files in it that a snapshot does not have stay.
     """
-    staging = destination.with_name(f".{destination.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    rounded = AtomForCausalLM(model.config).to(torch.bfloat16)
-    rounded.load_state_dict(model.state_dict())
-    rounded.save_pretrained(staging)
-    (staging / "generation_config.json").write_text(json.dumps(_GENERATION, indent=2) + "\n")
-    for name in _TOKENIZER_FILES:
-        shutil.copy(tokenizer / name, staging / name)
-    destination.mkdir(exist_ok=True)
-    for file in sorted(staging.iterdir()):
-        put_in_place(file, destination / file.name)
-    staging.rmdir()
-
-
-def put_in_place(staging: Path, destination: Path) -> None:
-    """Flush the file `staging` to the disk and give it the name `destination`, at once."""
-    with staging.open("rb+") as written:
-        os.fsync(written.fileno())
-    staging.replace(destination)
+    clear_leftovers(destination)
+    with staged_folder(destination) as staging:
+        rounded = AtomForCausalLM(model.config).to(torch.bfloat16)
+        rounded.load_state_dict(model.state_dict())
+        rounded.save_pretrained(staging)
+        (staging / "generation_config.json").write_text(json.dumps(_GENERATION, indent=2) + "\n")
+        for name in _TOKENIZER_FILES:
+            shutil.copy(tokenizer / name, staging / name)
+        for file in destination.iterdir() if destination.exists() else ():
+            if file.is_file() and not (staging / file.name).exists():
+                shutil.copy2(file, staging / file.name, follow_symlinks=False)

@@ -91,7 +91,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int = 512
         **roles,
         "additional_special_tokens": [END_OF_TEXT],
     }
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     _write_json(folder / "tokenizer_config.json", settings)
     _write_json(
         folder / "special_tokens_map.json", {**roles, "additional_special_tokens": [END_OF_TEXT]}

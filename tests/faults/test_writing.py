@@ -14,9 +14,9 @@ from atom_edge.staging import clear_leftovers, write_file
 SEED = 13
 
 
-def attack(mode: str, place: Path, *numbers: int) -> dict[str, int]:
+def attack(subject: str, mode: str, place: Path, *numbers: int) -> dict[str, int]:
     script = Path(__file__).with_name("writer.py")
-    command = [sys.executable, str(script), mode, str(place), *map(str, numbers)]
+    command = [sys.executable, str(script), subject, mode, str(place), *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     counts: dict[str, int] = json.loads(done.stdout)
@@ -24,22 +24,24 @@ def attack(mode: str, place: Path, *numbers: int) -> dict[str, int]:
     return counts
 
 
-def test_a_writer_killed_at_two_hundred_moments(tmp_path: Path) -> None:
-    counts = attack("kill", tmp_path / "place" / "bundle", SEED, 200)
-    assert counts["old"] > 20
+@pytest.mark.parametrize(("subject", "times"), [("bundle", 200), ("file", 100), ("checkpoint", 15)])
+def test_a_writer_killed_at_random_moments(subject: str, times: int, tmp_path: Path) -> None:
+    counts = attack(subject, "kill", tmp_path / "place" / subject, SEED, times)
+    assert counts["old"] > times / 10
     assert counts["new"] > 0
 
 
-def test_each_operation_of_a_write_fails_once(tmp_path: Path) -> None:
-    counts = attack("fail", tmp_path / "place" / "bundle")
-    assert counts["old"] > 20
-    assert (
-        counts["new"] > 0
-    )  # when the old one cannot be removed, the new one is there all the same
+@pytest.mark.parametrize("subject", ["bundle", "file", "checkpoint", "snapshot"])
+def test_each_operation_of_a_write_fails_once(subject: str, tmp_path: Path) -> None:
+    counts = attack(subject, "fail", tmp_path / "place" / subject)
+    assert counts["old"] >= 3
+    if subject != "file":  # when the old one cannot be removed, the new one is there all the same
+        assert counts["new"] > 0
 
 
-def test_writers_at_the_same_time(tmp_path: Path) -> None:
-    assert attack("race", tmp_path / "place" / "bundle", 12)["wrote"] >= 1
+@pytest.mark.parametrize("subject", ["bundle", "file"])
+def test_writers_at_the_same_time(subject: str, tmp_path: Path) -> None:
+    assert attack(subject, "race", tmp_path / "place" / subject, 12)["wrote"] >= 1
 
 
 def test_a_bundle_that_a_killed_writer_had_moved_away_is_put_back(tmp_path: Path) -> None:
