@@ -58,6 +58,8 @@ def _panics_kept() -> Iterator[None]:
 
 MAX_BYTES = 2**28
 """Of a `tokenizer.json`: the largest have a tenth."""
+# Characters of a text that other threads may run beside: only a batch lets go of the interpreter.
+_LONG = 20_000
 _PROBES = ("", " ", "a", "a b", "The probe: 12 × 3 = 36, e\u0301, ﬁ, 🙂\n\t", "é × 🙂 a\n" * 5)
 
 
@@ -120,7 +122,13 @@ class Tokenizer:
                 "Was it read from bytes that are not UTF-8?"
             ) from error
         with tokenizer_errors("The tokenizer cannot encode the text"):
-            ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < _LONG:
+                encoded = self._inner.encode(text, add_special_tokens=add_special_tokens)
+            else:
+                (encoded,) = self._inner.encode_batch_fast(
+                    [text], add_special_tokens=add_special_tokens
+                )
+            ids: list[int] = encoded.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -55,7 +55,11 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listening = socket.create_server(address[:2], family=family, backlog=2048)
+        # asyncio turns Nagle's algorithm off only where the protocol is named. With it each small
+        # part of an answer may wait 40 ms for the client to acknowledge the last.
+        descriptor = listening.detach()
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, descriptor)
     except (OSError, OverflowError) as error:
         raise AtomEdgeError(f"Cannot listen on {host}:{port}: {error}") from error
 

@@ -15,6 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 from atom_edge.errors import TokenizerError
+from atom_edge.reference import bundle_path
 from atom_edge.tokenizer import Tokenizer
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>", "<|endoftext|>"]
@@ -229,3 +230,14 @@ def test_a_closed_stderr_is_no_fault() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert done.stdout == "4096\n"
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_long_text_is_encoded_like_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, special: bool
+) -> None:
+    tokenizer = Tokenizer.from_file(bundle_path() / "tokenizer.json")
+    text = "The river  is 12 km long.\n<|endoftext|>Été 🙂 " * 500
+    long = tokenizer.encode(text, add_special_tokens=special)
+    monkeypatch.setattr("atom_edge.tokenizer._LONG", len(text) + 1)
+    assert tokenizer.encode(text, add_special_tokens=special) == long

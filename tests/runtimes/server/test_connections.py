@@ -172,3 +172,14 @@ def test_what_is_wrong_with_an_address_is_one_line(narrow: Running, small_bundle
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port}: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_connection_that_is_kept_is_answered_at_once(narrow: Running) -> None:
+    with httpx.Client(base_url=narrow.url) as client:
+        client.get("/health")
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            client.get("/health")
+            times.append(time.perf_counter() - start)
+    assert min(times) < 0.03, times  # 40 ms each where the second packet waits
