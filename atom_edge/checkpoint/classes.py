@@ -116,8 +116,11 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> Decoder:
 
 def _check_size(config: PretrainedConfig, tensors: Mapping[str, Tensor]) -> None:
     """Refuse weights of another size than config.json, before all that it states is made."""
-    with torch.device("meta"), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"), no_init_weights():
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception:
+        return  # loading tells why; or a class reads its own tensors, which have no data yet
     described = sum(parameter.numel() for parameter in model.parameters())
     held = sum(tensor.numel() for tensor in tensors.values())
     if described > 2 * held:  # a tied embedding is held once
@@ -167,16 +170,28 @@ def decoder_of(model: Any) -> Decoder:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise WeightsError(f"The weight {name} holds values that are not finite numbers.")
-    expected = _plain_logits(model, ids)
     tried: dict[str, str] = {}
-    for masks in MASKS if window else MASKS[:1]:
-        decoder = Decoder(model, context_length=context, masks=masks, window=window)
+    try:
+        expected = _plain_logits(model, ids)
+        ways = [
+            Decoder(model, context_length=context, masks=masks, window=window)
+            for masks in (MASKS if window else MASKS[:1])
+        ]
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # a class may fail in any way
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be exported: called without a mask, it fails with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for decoder in ways:
         try:
-            tried[masks] = _difference(decoder, ids, expected)
-        except Exception as error:  # a class may refuse a mask in any way
-            tried[masks] = f"{type(error).__name__}: {error}"
-        if not tried[masks]:
+            why = _difference(decoder, ids, expected)
+        except Exception as error:  # likewise a mask
+            why = f"{type(error).__name__}: {error}"
+        if not why:
             return decoder
+        tried[decoder.masks] = why
     raise UnsupportedModelError(
         f"{type(model).__name__} cannot be exported: called with its cache as tensors, it does not "
         "compute what it computes by itself:\n  "

@@ -7,6 +7,7 @@ can run any code while it is loaded.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         SnapshotError: the file is not a JSON object.
     """
-    return border.read_json(path, dict[str, Any], SnapshotError) if path.exists() else {}
+    if not path.exists():
+        return {}
+    data = border.read_file(path, border.JSON_LIMIT, SnapshotError)
+    try:
+        return border.parse_json(data, dict[str, Any], str(path), SnapshotError)
+    except SnapshotError as error:
+        # Python writes Infinity, which JSON has not, and transformers leaves it so.
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise error from error.__cause__
+        if not isinstance(value, dict):
+            raise error from error.__cause__
+        return value
 
 
 def weight_files(folder: Path) -> list[Path]:

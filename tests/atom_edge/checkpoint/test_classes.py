@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atom_edge import open_snapshot
+from atom_edge.checkpoint.classes import decoder_of
 from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
 
 SMALL = {"num_hidden_layers": 2}
@@ -82,6 +84,7 @@ def test_what_is_no_such_decoder_is_refused_by_name(
         ({"vision_config": {"hidden_size": 8}}, "vision_config"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"num_experts": 8}, "num_experts = 8"),
+        ({"model_type": "t5", "time_step_limit": [0.0, math.inf]}, "model_type = 't5'"),
     ],
 )
 def test_a_config_alone_is_enough_to_refuse(
@@ -123,6 +126,31 @@ def test_weights_must_be_those_of_the_class(tmp_path: Path) -> None:
         open_snapshot(tmp_path)
     change_weights(tmp_path, spoil)
     with pytest.raises(WeightsError, match=f"{name} holds values that are not finite"):
+        open_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize("without_a_cache", [True, False])
+def test_a_class_that_fails_is_refused_by_name(tmp_path: Path, without_a_cache: bool) -> None:
+    family, options = OTHER["gpt2"]
+    model = save_random(tmp_path, family, SMALL | options)
+    forward = model.forward
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["use_cache"] == without_a_cache:
+            return forward(*args, **kwargs)
+        raise IndexError("out of range")
+
+    model.forward = fail
+    with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel .* IndexError: out of range"):
+        decoder_of(model)
+
+
+def test_a_config_of_which_transformers_makes_no_model_is_refused(tmp_path: Path) -> None:
+    family, options = OTHER["gpt2"]
+    save_random(tmp_path, family, SMALL | options)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"n_head": 5}))
+    with pytest.raises(SnapshotError, match=r"transformers cannot load .* as GPT2LMHeadModel"):
         open_snapshot(tmp_path)
 
 
