@@ -1,9 +1,10 @@
 """Export models of many families and write what each took to benchmarks/models.md.
 
-`python benchmarks/models.py [SNAPSHOT...]` exports the snapshots that are named, then random ones
-that transformers makes in the shapes of well-known models, a quarter as wide and of four layers,
-with the tokenizer of the reference checkpoint. Each is exported in int8 and in float32 by the
-command line, one after another. Run it on a quiet machine.
+`python benchmarks/models.py [NAME=SNAPSHOT...]` exports the reference checkpoint and the snapshots
+that are named, then random ones that transformers makes in the shapes of well-known models, a
+quarter as wide and of four layers, with the tokenizer of the reference checkpoint. Each is exported
+in int8 and in float32 by the command line, one after another. Run it on a quiet machine; the page
+is written anew after each export.
 """
 
 from __future__ import annotations
@@ -103,13 +104,14 @@ class Row:
         yield f"{self.seconds:.0f}"
         yield f"{self.memory / 1e9:.2f}"
         if "error" in self.summary:
-            yield from (self.summary["error"], "", "", "", "")
+            yield from (self.summary["error"], *[""] * 6)
             return
         yield f"{sum(self.summary['files'].values()) / 1e6:.1f}"
         measured = self.summary["validation"]["measured"]
         yield ", ".join(one["path"] for one in measured)
         for name in ("perplexity_ratio", "mean_kl"):
             yield " / ".join(f"{_worst(one, name):.5f}" for one in measured)
+        yield " / ".join(_greedy(one) for one in measured)
         yield f"{self.summary['tokens_per_second']:,.0f}"
 
 
@@ -123,6 +125,7 @@ TITLES = (
     "graphs",
     "perplexity ratio",
     "mean KL, nats",
+    "greedy tokens, gap",
     "tokens/s",
 )
 _INTRODUCTION = """\
@@ -131,21 +134,27 @@ _INTRODUCTION = """\
 By `python benchmarks/models.py` on {machine}, {cores} cores. Each row is one `atom-edge export`
 with all its checks: seconds and largest resident set of the whole command, size of the bundle, and
 for each graph the larger of prefill's and decode's perplexity over PyTorch's and mean KL
-divergence. Tokens/s is greedy decoding in a session. But for those named by a folder, the models
-are random, in the shape of the model that is named, a quarter as wide and of four layers.
+divergence. Greedy text of held-out prompts: how many of its tokens PyTorch finds likeliest after
+the same tokens before, and the largest gap between the logits of the likeliest and of the one that
+was taken. Tokens/s is greedy decoding in a session. Where it says "shape", the model is random, a
+quarter as wide as the one that is named and of four layers: its predictions are nearly flat, and
+int8 turns more of them than of a trained model's.
 
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("snapshots", type=Path, nargs="*", help="folders of models to begin with")
+    parser.add_argument(
+        "snapshots", type=_named, nargs="*", help="NAME=FOLDER of models to begin with"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "models.md")
     parser.add_argument("--only", nargs="*", help="shapes, all if omitted", choices=SHAPES)
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
-        folders = {folder.resolve().name: folder for folder in arguments.snapshots}
+        folders = {} if arguments.only else {"Atom 3.4M": checkpoint_path()}
+        folders |= dict(arguments.snapshots)
         for name in SHAPES if arguments.only is None else arguments.only:
             folders[f"{name} shape"] = random_snapshot(Path(place) / "snapshots" / name, name)
         for name, folder in folders.items():
@@ -153,6 +162,11 @@ def main() -> None:
                 rows.append(export(name, folder, quantization, Path(place) / "bundle"))
                 print(" | ".join(rows[-1].cells()), flush=True)
     write_file(arguments.output, table(rows).encode())
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, _, folder = argument.rpartition("=")
+    return name or Path(folder).resolve().name, Path(folder)
 
 
 def random_snapshot(folder: Path, shape: str) -> Path:
@@ -212,6 +226,11 @@ def table(rows: list[Row]) -> str:
     lines += [" | ".join(row.cells()) for row in rows]
     introduction = _INTRODUCTION.format(machine=_processor(), cores=os.cpu_count())
     return introduction + "".join(f"| {line} |\n" for line in lines)
+
+
+def _greedy(measured: dict[str, Any]) -> str:
+    figures = {figure["name"]: figure["value"] for figure in measured["figures"]}
+    return f"{figures['greedy_agreement']:.1%}, {figures['greedy_gap']:.2g}"
 
 
 def _worst(measured: dict[str, Any], name: str) -> float:
