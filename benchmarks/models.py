@@ -104,7 +104,7 @@ class Row:
         yield f"{self.seconds:.0f}"
         yield f"{self.memory / 1e9:.2f}"
         if "error" in self.summary:
-            yield from (self.summary["error"], *[""] * 6)
+            yield from (self.summary["error"], *[""] * 5)
             return
         yield f"{sum(self.summary['files'].values()) / 1e6:.1f}"
         measured = self.summary["validation"]["measured"]
