@@ -75,7 +75,8 @@ def site(
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while it is open no other event loop can run in this thread.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if program is None and "CI" not in os.environ:
@@ -86,7 +87,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ask(browser: Browser, site: Site) -> Iterator[Ask]:
     """A function that runs a program in a page that stays open, and returns what it returns."""
     page = browser.new_page()
