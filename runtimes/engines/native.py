@@ -1,8 +1,7 @@
 """The graph of role "native": one operator of this package over a cache in pages.
 
-`exporters/native.py` describes the graph. Here B sequences take turns in one array of pages: page i
-of sequence b is page `i * B + b` of the array, so that more room for all of them is more pages at
-its end.
+`exporters/native.py` describes the graph. The B sequences of a cache have pages in one array, each
+as many as its own tokens take.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from atom_edge.runtimes.engines.interface import (
     Logits,
     Take,
     check_counts,
-    check_fit,
     last_places,
 )
+from atom_edge.runtimes.engines.pages import PAGE_TOKENS, PageTable
+from atom_edge.runtimes.engines.steps import SteppingCache
 from atom_edge.runtimes.providers import open_graph
 
-PAGE_TOKENS = 16
-# Tokens for which a cache has room at first; then it doubles.
+# Tokens of every sequence for which the array of a cache has room at first; then it doubles.
 _FIRST_ROOM = 128
 
 Pages = NDArray[np.float32]
@@ -95,38 +94,20 @@ class NativeEngine:
             self._spare.append(pages)
 
 
-class NativeCache:
+class NativeCache(SteppingCache):
     """A `Cache`, and what is bound to it."""
 
     def __init__(self, engine: NativeEngine, batch_size: int) -> None:
+        super().__init__(batch_size, engine.vocab_size, engine.context_length)
         self._engine = engine
-        self._batch_size = batch_size
         self._pages = engine.take_pages(0)
-        self._page_table = np.zeros((batch_size, 0), np.int64)
-        self._lay_out()
-        self.lengths = np.zeros(batch_size, np.int64)
-        self._one_token = np.zeros((batch_size, 1), np.int64)
+        self._table = PageTable(batch_size, engine.context_length)
         self._ones = np.ones(batch_size, np.int64)
-        self._last_places = np.arange(batch_size)
-        self._logits = np.zeros((batch_size, engine.vocab_size), np.float32)
-        self._step: Callable[[], None] | None = None
         self._loop: _Loop | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "_pages"):
             self._engine.give_back(self._pages)
-
-    def step(self, token_ids: Ids) -> Logits:
-        """See `Cache`."""
-        longest = int(self.lengths.max())
-        if longest >= self._room or self._step is None:
-            check_fit(longest, 1, self._engine.context_length)
-            self._make_room(longest + 1)
-            self._step = self._bind_step()
-        self._one_token[:, 0] = token_ids
-        self._step()
-        self.lengths += 1
-        return self._logits
 
     def append(
         self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
@@ -134,9 +115,9 @@ class NativeCache:
         """See `Cache`."""
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
-        check_counts(self.lengths, counts, self._engine.context_length)
+        check_counts(self.lengths, counts, self._context_length)
         places = last_places(tokens, counts) if places is None else places
-        self._make_room(int((self.lengths + counts).max()))
+        self._make_room(self.lengths + counts)
         rows = np.flatnonzero(counts)
         sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
@@ -145,7 +126,7 @@ class NativeCache:
             "counts": counts[rows],
             "past_lengths": self.lengths[rows],
             "logit_rows": np.searchsorted(rows, sequence) * tokens + token,
-            "pages": self._page_table[rows],
+            "pages": self.pages_of(rows),
         }
         self.bind(feeds, {"logits": logits})()
         self.lengths += counts
@@ -153,8 +134,9 @@ class NativeCache:
 
     def choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
         """See `ChoosingCache`."""
-        check_counts(self.lengths, counts + (counts > 0) * (steps - 1), self._engine.context_length)
-        self._make_room(int((self.lengths + counts).max()) + steps - 1)
+        most = counts + (counts > 0) * (steps - 1)
+        check_counts(self.lengths, most, self._context_length)
+        self._make_room(self.lengths + most)
         rows = np.flatnonzero(counts)
         if self._loop is None or not self._loop.fits(choices, rows, token_ids.shape[1], steps):
             self._loop = _Loop(self, choices, rows, token_ids.shape[1], steps)
@@ -172,29 +154,29 @@ class NativeCache:
     def crop(self, lengths: Ids) -> None:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
+        if self._table.release(self.lengths):
+            self._loop = None
 
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Cache`."""
-        used = -(-length // PAGE_TOKENS)
-        self._by_sequence[:used, target] = self._by_sequence[:used, source]
         self.lengths[target] = length
+        self._make_room(self.lengths)
+        self._pages[self._table.of(target, length)] = self._pages[self._table.of(source, length)]
 
     def fork(self, rows: Ids) -> NativeCache:
         """See `Cache`."""
         copy = NativeCache(self._engine, len(rows))
         copy.lengths[:] = self.lengths[rows]
-        longest = int(copy.lengths.max())
-        if longest > 0:
-            copy._make_room(longest)
-            used = -(-longest // PAGE_TOKENS)
-            copy._by_sequence[:used] = self._by_sequence[:used, rows]
+        copy._make_room(copy.lengths)
+        for new, (old, length) in enumerate(zip(rows.tolist(), copy.lengths.tolist(), strict=True)):
+            copy._pages[copy._table.of(new, length)] = self._pages[self._table.of(old, length)]
         return copy
 
     def save(self) -> list[Pages]:
         """See `Cache`: its pages, with zeros behind the tokens."""
-        used, left = divmod(int(self.lengths[0]), PAGE_TOKENS)
-        pages = self._by_sequence[: used + (left > 0), 0].copy()
-        if left:  # keys are [K, D, 16], values [K, 16, D]
+        length = int(self.lengths[0])
+        pages = self._pages[self._table.of(0, length)]
+        if left := length % PAGE_TOKENS:  # keys are [K, D, 16], values [K, 16, D]
             layers, _, heads, size = self._engine.page_shape
             size //= PAGE_TOKENS
             pages[-1, :, 0].reshape(layers, heads, size, PAGE_TOKENS)[..., left:] = 0
@@ -203,10 +185,9 @@ class NativeCache:
 
     def load(self, length: int, take: Take) -> None:
         """See `Cache`."""
-        used = -(-length // PAGE_TOKENS)
-        pages = take((used, *self._engine.page_shape), np.float32)
-        self._make_room(length)
-        self._by_sequence[:used, 0] = pages
+        pages = take((-(-length // PAGE_TOKENS), *self._engine.page_shape), np.float32)
+        self._make_room(np.array([length]))
+        self._pages[self._table.of(0, length)] = pages
         self.lengths[:] = length
 
     @property
@@ -216,39 +197,24 @@ class NativeCache:
 
     def pages_of(self, rows: Ids) -> Ids:
         """int64 `[N, M]`, the pages of some sequences."""
-        return self._page_table[rows]
+        return self._table.numbers[rows]
 
     @property
-    def _room(self) -> int:
-        """Tokens of each sequence that have a page."""
-        return min(self._page_table.shape[1] * PAGE_TOKENS, self._engine.context_length)
+    def _room(self) -> Ids:
+        return self._table.room
 
-    @property
-    def _by_sequence(self) -> Pages:
-        """The pages `[M, B, ...]` for M pages of each sequence."""
-        batch, count = self._page_table.shape
-        return self._pages[: batch * count].reshape(count, batch, *self._engine.page_shape)
-
-    def _make_room(self, length: int) -> None:
-        """Let each sequence have pages for at least `length` tokens."""
-        if length <= self._page_table.shape[1] * PAGE_TOKENS:
-            return
-        wanted = max(length, min(2 * self._room, self._engine.context_length), _FIRST_ROOM)
-        count = self._batch_size * -(-wanted // PAGE_TOKENS)
-        if count > len(self._pages):
+    def _make_room(self, lengths: Ids) -> None:
+        held = self._table.count
+        if self._table.reserve(lengths):
+            self._loop = None
+        if self._table.count > len(self._pages):
+            first = self._batch_size * -(-_FIRST_ROOM // PAGE_TOKENS)
+            most = min(max(2 * len(self._pages), first), self._table.numbers.size)
+            count = max(self._table.count, most)
             pages = np.empty((count, *self._engine.page_shape), np.float32)
-            held = self._page_table.size
             pages[:held] = self._pages[:held]
             self._pages = pages
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        """Deal all pages out to the sequences."""
-        count = len(self._pages) // self._batch_size
-        places = np.arange(self._batch_size * count).reshape(count, self._batch_size)
-        self._page_table = np.ascontiguousarray(places.T)
-        self._step = None
-        self._loop = None
+            self._step = self._loop = None
 
     def _bind_step(self) -> Callable[[], None]:
         feeds = {
@@ -256,7 +222,7 @@ class NativeCache:
             "counts": self._ones,
             "past_lengths": self.lengths,
             "logit_rows": self._last_places,
-            "pages": self._page_table,
+            "pages": self._table.numbers,
         }
         return self.bind(feeds, {"logits": self._logits})
 

@@ -30,6 +30,7 @@ from atom_edge.runtimes.engines.interface import (
     check_fit,
     last_places,
 )
+from atom_edge.runtimes.engines.steps import SteppingCache
 from atom_edge.runtimes.providers import open_graph
 
 if TYPE_CHECKING:
@@ -99,36 +100,19 @@ class StaticEngine:
             self._spare.append(buffers)
 
 
-class StaticCache:
+class StaticCache(SteppingCache):
     """A `Cache`, and what is bound to it."""
 
     def __init__(self, engine: StaticEngine, batch_size: int) -> None:
+        super().__init__(batch_size, engine.vocab_size, engine.context_length)
         self._engine = engine
-        self._batch_size = batch_size
         row = batch_size * engine.kv_heads * engine.head_size
         self._buffers = engine.take_buffers((len(engine.cache_names), row * engine.context_length))
         self._rows = 0
-        self.lengths = np.zeros(batch_size, np.int64)
-        self._one_token = np.zeros((batch_size, 1), np.int64)
-        self._last_places = np.arange(batch_size)
-        self._logits = np.zeros((batch_size, engine.vocab_size), np.float32)
-        self._step: Callable[[], None] | None = None
 
     def __del__(self) -> None:
         if self._batch_size == 1 and hasattr(self, "_buffers"):
             self._engine.give_back(self._buffers)
-
-    def step(self, token_ids: Ids) -> Logits:
-        """See `Cache`."""
-        longest = int(self.lengths.max())
-        if longest >= self._rows or self._step is None:
-            check_fit(longest, 1, self._engine.context_length)
-            self._make_room(longest + 1)
-            self._step = self._bind_step()
-        self._one_token[:, 0] = token_ids
-        self._step()
-        self.lengths += 1
-        return self._logits
 
     def append(
         self, token_ids: Ids, counts: Ids | None = None, places: Ids | None = None
@@ -136,12 +120,12 @@ class StaticCache:
         """See `Cache`."""
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
-        check_counts(self.lengths, counts, self._engine.context_length)
+        check_counts(self.lengths, counts, self._context_length)
         places = last_places(tokens, counts) if places is None else places
         sequence, token = np.divmod(places, tokens)
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
         # What is run for a sequence of count 0 goes behind its tokens, where there must be room.
-        context = self._engine.context_length
+        context = self._context_length
         np.minimum(self.lengths, context - (counts == 0), out=self.lengths)
         start = 0
         while start < counts.max():
@@ -159,7 +143,7 @@ class StaticCache:
     def _run_prefill(self, token_ids: Ids, places: Ids) -> Logits:
         ids = np.ascontiguousarray(token_ids, np.int64)
         places = np.ascontiguousarray(places, np.int64)
-        self._make_room(int(self.lengths.max()) + ids.shape[1])
+        self._make_room(self.lengths + ids.shape[1])
         logits = np.empty((len(places), self._engine.vocab_size), np.float32)
         self._engine.session.run_with_iobinding(self._bind(ids, logits, places))
         return logits
@@ -185,7 +169,7 @@ class StaticCache:
         copy.lengths[:] = self.lengths[rows]
         longest = int(copy.lengths.max())
         if longest > 0:
-            copy._make_room(longest)
+            copy._make_room(copy.lengths)
             for mine, its in zip(self._buffers, copy._buffers, strict=True):
                 begun = self._view(mine, self._rows)[rows, :, :longest]
                 copy._view(its, copy._rows)[:, :, :longest] = begun
@@ -200,7 +184,7 @@ class StaticCache:
         """See `Cache`."""
         shape = (self._engine.kv_heads, length, self._engine.head_size)
         parts = [take(shape, np.float32) for _ in self._buffers]
-        self._make_room(length)
+        self._make_room(np.array([length]))
         for buffer, part in zip(self._buffers, parts, strict=True):
             self._view(buffer, self._rows)[0, :, :length] = part
         self.lengths[:] = length
@@ -209,11 +193,16 @@ class StaticCache:
         shape = (self._batch_size, self._engine.kv_heads, rows, self._engine.head_size)
         return buffer[: shape[0] * shape[1] * rows * shape[3]].reshape(shape)
 
-    def _make_room(self, length: int) -> None:
-        """Let the graphs see at least `length` rows."""
+    @property
+    def _room(self) -> Ids:
+        return np.array([self._rows])
+
+    def _make_room(self, lengths: Ids) -> None:
+        """Let the graphs see at least so many rows."""
+        length = int(lengths.max())
         if length <= self._rows:
             return
-        rows = min(-(-length // ROWS) * ROWS, self._engine.context_length)
+        rows = min(-(-length // ROWS) * ROWS, self._context_length)
         if self._batch_size * self._engine.kv_heads > 1 and self._rows:
             # Several heads lie one after the other: all but the first move up.
             for buffer in self._buffers:

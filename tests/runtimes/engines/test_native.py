@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atom_edge.bundle import open_bundle
 from atom_edge.errors import BundleError
@@ -16,6 +18,7 @@ from atom_edge.runtimes import batch, generation, native
 from atom_edge.runtimes.decoder import Decoder
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.native import NativeEngine
+from atom_edge.runtimes.engines.pages import PAGE_TOKENS, PageTable
 from atom_edge.runtimes.engines.portable import PortableEngine
 from atom_edge.runtimes.engines.static import StaticEngine
 from atom_edge.runtimes.options import Options
@@ -42,6 +45,36 @@ def test_a_cache_grows_as_it_is_used(
     for token in range(5, CONTEXT):
         logits = cache.step(IDS[:, token])
     assert np.array_equal(logits, expected)
+
+
+def test_a_short_sequence_takes_no_room_for_a_long_one(engine: NativeEngine) -> None:
+    cache = engine.new_cache(3)
+    for lengths in ([CONTEXT, 3, 20], [20, 3, CONTEXT], [3, CONTEXT, 20]):
+        cache.crop(np.zeros(3, np.int64))
+        logits = cache.append(IDS, np.array(lengths))
+        assert cache._table.count * PAGE_TOKENS == CONTEXT + 64 + 64
+        for b, length in enumerate(lengths):
+            alone = engine.new_cache().append(IDS[b : b + 1, :length])
+            assert np.array_equal(logits[b], alone[0])
+
+
+@given(moves=st.lists(st.tuples(*[st.integers(0, 300)] * 3), max_size=20))
+def test_no_two_sequences_share_a_page(moves: list[tuple[int, ...]]) -> None:
+    table = PageTable(3, 300)
+    before = table.numbers.copy()
+    lengths = np.zeros(3, np.int64)
+    for wanted in np.array(moves, np.int64).reshape(-1, 3):
+        table.release(np.minimum(lengths, wanted))
+        # What a sequence holds of its beginning stays where it is.
+        for b in range(3):
+            kept = table.of(b, min(lengths[b], wanted[b]))
+            assert np.array_equal(kept, before[b, : len(kept)])
+        table.reserve(wanted)
+        assert (table.room >= wanted).all()
+        held = np.concatenate([table.of(b, table.room[b]) for b in range(3)])
+        assert len(set(held.tolist())) == len(held)
+        assert (held < table.count).all()
+        before, lengths = table.numbers.copy(), wanted
 
 
 def test_what_another_cache_left_does_not_matter(engine: NativeEngine) -> None:
