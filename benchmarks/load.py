@@ -17,8 +17,15 @@ WORDS = (
     *("story", "teacher", "island", "metal", "engine", "market", "window", "letter"),
 )
 TOKENS = 64
-# The filters are llama.cpp's own defaults, given to every server.
-OPTIONS = {"max_tokens": TOKENS, "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+# llama.cpp's own defaults, given to every server.
+OPTIONS = {
+    "max_tokens": TOKENS,
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "repetition_penalty": 1,
+}
 # Seconds until a client that was refused asks again.
 _PAUSE = 0.2
 

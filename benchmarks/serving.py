@@ -77,6 +77,11 @@ def verdict(our: Tally, fastest: Tally) -> str:
 
 def soak(server: Server, clients: Sequence[int], minutes: float) -> Server:
     """Load a server for so long, kill it and start it again; return the one that runs then."""
+    print("\n## A soak\n")
+    print(
+        f"{minutes:g} minutes on the same machine; {CANCELLED:.0%} of the requests are cancelled "
+        "in the middle.\n"
+    )
     print("| clients | seconds | done | cancelled | 429 | memory, MB |")
     print("|---|---|---|---|---|---|")
     share = 60 * minutes / len(clients) / 2
