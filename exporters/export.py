@@ -26,6 +26,7 @@ from atom_edge.exporters.validate import heldout_windows
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Effort, Manifest, Quantization, Role, Target
 from atom_edge.manifest import Source as Origin
+from atom_edge.runtimes.defaults import Defaults, parse_special_ids
 from atom_edge.tokenizer import Tokenizer
 
 Progress = Callable[[str], None]
@@ -84,6 +85,7 @@ def export(
     """
     check_size(snapshot, quantization)
     check_weights(snapshot)
+    check_generation(snapshot)
     forms = forms_for(snapshot, target, quantization)
     with write_bundle(destination, force=force) as staging:
         source = Source(snapshot)
@@ -150,6 +152,13 @@ def check_weights(snapshot: Snapshot) -> None:
             )
 
 
+def check_generation(snapshot: Snapshot) -> None:
+    """Raise `BundleError` for a `generation_config.json` or ids that no session would take."""
+    stated = snapshot.generation_config
+    Defaults.parse(stated, str(snapshot.path / "generation_config.json"))
+    parse_special_ids(stated, portable_config(snapshot), str(snapshot.path))
+
+
 def open_reference(snapshot: Snapshot) -> Reference:
     """The snapshot's model over prompts and windows of held-out text."""
     encode = Tokenizer.from_file(snapshot.tokenizer_file).encode
@@ -211,7 +220,11 @@ def portable_config(snapshot: Snapshot) -> dict[str, Any]:
     if (kind in CONFIG_MAPPING and kind != "atom") or not snapshot.is_atom:
         ids = ("pad_token_id", "bos_token_id", "eos_token_id")
         # The bundle has no code of the author's.
-        kept = {name: value for name, value in snapshot.stated.items() if name != "auto_map"}
+        kept = {
+            name: value
+            for name, value in snapshot.stated.items()
+            if name != "auto_map" and _is_json(value)
+        }
         return {**kept, **{name: getattr(config, name) for name in ids}}
     names = (
         "vocab_size",
@@ -237,6 +250,15 @@ def portable_config(snapshot: Snapshot) -> dict[str, Any]:
         **{name: getattr(config, name) for name in names},
         "use_cache": True,
     }
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON can say it: Python also writes and reads numbers that are not finite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_sentencepiece(tokenizer_file: Path) -> bool:

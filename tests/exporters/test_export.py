@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
@@ -206,6 +209,44 @@ def test_a_weight_that_is_not_a_number_is_refused(small_snapshot: Path, tmp_path
     with pytest.raises(ExportError, match=r"embed_tokens.* not finite"):
         pipeline.export(snapshot, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"do_sample": True, "temperature": "warm"}, "temperature"),
+        ({"do_sample": True, "top_p": 1.5}, "top_p"),
+        ({"do_sample": True, "temperature": math.inf}, "temperature"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+    ],
+)
+def test_what_no_session_would_take_is_told_before_any_work(
+    small_snapshot: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stated: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr(graphs, "trace", lambda _: pytest.fail("work has begun"))
+    folder = tmp_path / "snapshot"
+    shutil.copytree(small_snapshot, folder)
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    with pytest.raises(BundleError, match=rf"generation_config\.json: .*{said}"):
+        pipeline.export(open_snapshot(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_json_has_not_are_left_out_of_the_configuration(make_snapshot) -> None:
+    folder = make_snapshot()
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "llama",
+        "time_step_limit": [0.0, math.inf],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    written = pipeline.portable_config(open_snapshot(folder))
+    assert written["model_type"] == "llama"
+    assert "time_step_limit" not in written
 
 
 def test_int8_beyond_its_limit_is_refused(small_snapshot: Path, tmp_path: Path) -> None:
