@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import npm_install
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "runtimes" / "web"
+expect.set_options(timeout=60_000)  # two test processes share two cores
 CHROMIUM = ("chromium-headless-shell", "chromium", "google-chrome")
 Ask = Callable[..., Any]
 
