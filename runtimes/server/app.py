@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -62,6 +63,8 @@ class Server:
     def __init__(self, planner: Planner, scheduler: Scheduler) -> None:
         self._planner = planner
         self._scheduler = scheduler
+        # Of many requests at once each has a turn of the loop, and streams go on between them.
+        self._planning = asyncio.Lock()
         self._metrics = Metrics(lambda: scheduler.running, lambda: scheduler.waiting)
 
     def app(self, access: Access) -> Starlette:
@@ -138,7 +141,8 @@ class Server:
         self._scheduler.check(parsed.asked)
         if large or _is_slow(parsed):
             return await to_thread.run_sync(self._planner.plan, parsed)
-        return self._planner.plan(parsed)
+        async with self._planning:
+            return self._planner.plan(parsed)
 
     def done(self, work: _Work) -> None:
         """Free what a request still holds, and count it."""
