@@ -14,9 +14,10 @@ from pathlib import Path
 
 import peers
 
-# Replies at once, of servers that can make several.
-PARALLEL = 64
 CONTEXT = 512
+# What llama.cpp's server is fastest with at 16 clients whose prompts do not come again.
+_SLOTS = 16
+_FASTEST = ["-np", str(_SLOTS), "-c", str(_SLOTS * CONTEXT), "--cache-ram", "0"]
 _LLAMA_CPP = "llama-cpp-python"
 
 
@@ -75,7 +76,7 @@ def theirs(work: Path) -> list[Server]:
     """The peers' servers of the reference model, set up under `work` where they are not yet."""
     peers.set_up(work)
     models = work / "models"
-    server = [str(_llama_server(work)), "-np", str(PARALLEL), "-c", str(PARALLEL * CONTEXT)]
+    server = [str(_llama_server(work)), *_FASTEST]
     python = [str(peers.python(work / "peers", "llama_cpp")), "-m", "llama_cpp.server"]
     # It would break off each reply for the next request.
     python += ["--n_ctx", str(CONTEXT), "--interrupt_requests", "False"]

@@ -43,8 +43,8 @@ def compare(servers: dict[str, str], clients: Sequence[int], seconds: float) -> 
     print(
         f"{cpu_name()}, {os.cpu_count()} logical cores, which clients and servers share. Each\n"
         "client streams one completion after the other: prompts of 100 words of which no two are\n"
-        f"alike, {TOKENS} tokens ({options});\n"
-        f"{seconds:.0f} s a row, servers in turn, each with its own number of threads.\n"
+        f"alike, {TOKENS} tokens at most; {seconds:.0f} s a row, servers in turn, each with its\n"
+        f"own number of threads. Options:\n{options}.\n"
     )
     print("| clients | server | tokens/s | first token p50, ms | p99, ms | replies | other ends |")
     print("|---|---|---|---|---|---|---|")
