@@ -8,6 +8,34 @@ namespace {
 
 constexpr int kRowsAtOnce = 4, kWideRowsAtOnce = 2, kPanelsAtOnce = 1, kPanelsOfOneRow = 1;
 
+#if !defined(__ARM_FEATURE_DOTPROD)
+// Begins sums, or adds to them: sixteen inputs, every two of them in a sum of their own. Two products
+// of bytes fit into 16 bits, but for -128 * -128 twice: no weight is -128.
+template <int Rows, bool Begin>
+ATOM_EDGE_INLINE void add_pairs(const int8_t* weights, const int8_t* rows, int width,
+                                int32x4_t (&pairs)[Rows][kParts][2]) {
+  int32x4_t x[Rows];
+  for (int r = 0; r < Rows; r++)
+    x[r] = vreinterpretq_s32_s8(vld1q_s8(rows + static_cast<size_t>(r) * 2 * width));
+  for (int half = 0; half < 2; half++, weights += 128)
+    for (int i = 0; i < kParts; i++) {
+      const int8x16_t first = vld1q_s8(weights + i * 16), second = vld1q_s8(weights + i * 16 + 64);
+      for (int r = 0; r < Rows; r++) {
+        const int8x16_t y = vreinterpretq_s8_s32(vdupq_n_s32(x[r][2 * half]));
+        const int8x16_t z = vreinterpretq_s8_s32(vdupq_n_s32(x[r][2 * half + 1]));
+        int16x8_t left = vmull_s8(vget_low_s8(first), vget_low_s8(y));
+        int16x8_t right = vmull_high_s8(first, y);
+        left = vmlal_s8(left, vget_low_s8(second), vget_low_s8(z));
+        right = vmlal_high_s8(right, second, z);
+        int32x4_t(&sums)[2] = pairs[r][i];
+        const bool begins = Begin && half == 0;
+        sums[0] = begins ? vpaddlq_s16(left) : vpadalq_s16(sums[0], left);
+        sums[1] = begins ? vpaddlq_s16(right) : vpadalq_s16(sums[1], right);
+      }
+    }
+}
+#endif
+
 // Adds the products of one plane of values, sixteen inputs at a time.
 template <int Rows>
 ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int width, int begin, int end,
@@ -28,32 +56,15 @@ ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int w
       }
   }
 #else
-  // Two products of bytes fit into 16 bits, but for -128 * -128 twice: no weight is -128.
   int32x4_t pairs[Rows][kParts][2];
-  for (auto& row : pairs)
-    for (auto& part : row) part[0] = part[1] = vdupq_n_s32(0);
-  for (int k = begin; k < end; k += 8, weights += 128) {
-    int8x16_t x[Rows], y[Rows];
-    for (int r = 0; r < Rows; r++) {
-      const int8_t* row = rows + static_cast<size_t>(r) * 2 * width + k;
-      x[r] = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(row)));
-      y[r] = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(row + 4)));
-    }
-    for (int i = 0; i < kParts; i++) {
-      const int8x16_t first = vld1q_s8(weights + i * 16), second = vld1q_s8(weights + i * 16 + 64);
-      for (int r = 0; r < Rows; r++) {
-        int16x8_t left = vmull_s8(vget_low_s8(first), vget_low_s8(x[r]));
-        int16x8_t right = vmull_high_s8(first, x[r]);
-        left = vmlal_s8(left, vget_low_s8(second), vget_low_s8(y[r]));
-        right = vmlal_high_s8(right, second, y[r]);
-        pairs[r][i][0] = vpadalq_s16(pairs[r][i][0], left);
-        pairs[r][i][1] = vpadalq_s16(pairs[r][i][1], right);
-      }
-    }
-  }
+  add_pairs<Rows, true>(weights, rows + begin, width, pairs);
+  for (int k = begin + 16; k < end; k += 16)
+    add_pairs<Rows, false>(weights += 256, rows + k, width, pairs);
   for (int r = 0; r < Rows; r++)
-    for (int i = 0; i < kParts; i++)
-      sums[r][i] = vaddq_s32(sums[r][i], vpaddq_s32(pairs[r][i][0], pairs[r][i][1]));
+    for (int i = 0; i < kParts; i++) {
+      const int32x4_t total = vpaddq_s32(pairs[r][i][0], pairs[r][i][1]);
+      sums[r][i] = vaddq_s32(sums[r][i], total);
+    }
 #endif
 }
 
