@@ -111,6 +111,7 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> Decoder:
         except Exception as error:
             raise SnapshotError(f"transformers cannot load {folder} as {name}: {error}") from error
     _check_weights(report, tensors)
+    _check_head(model, tensors)
     return decoder_of(model.eval())
 
 
@@ -143,6 +144,20 @@ def _check_weights(report: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         raise WeightsError(
             "config.json and the weights do not make one model:\n  " + "\n  ".join(lines)
         )
+
+
+def _check_head(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an output projection of the file's own that transformers replaced by the embedding."""
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        stored = tensors.get(name)
+        if parameter is not head or stored is None or stored.shape != head.shape:
+            continue
+        if not torch.equal(stored.to(head.dtype), head):
+            raise WeightsError(
+                f"{type(model).__name__} takes the embedding as its output projection "
+                f"(tie_word_embeddings), and the weights have a {name} that is not the embedding."
+            )
 
 
 def decoder_of(model: Any) -> Decoder:

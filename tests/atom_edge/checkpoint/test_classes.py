@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from families import OTHER, save_random
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -126,6 +127,26 @@ def test_weights_must_be_those_of_the_class(tmp_path: Path) -> None:
         open_snapshot(tmp_path)
     change_weights(tmp_path, spoil)
     with pytest.raises(WeightsError, match=f"{name} holds values that are not finite"):
+        open_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("gpt2", "lm_head.weight"), ("pythia", "embed_out.weight")]
+)
+def test_a_head_beside_a_tied_embedding_must_be_the_embedding(
+    tmp_path: Path, name: str, head: str
+) -> None:
+    family, options = OTHER[name]
+    model = save_random(tmp_path, family, SMALL | options | {"tie_word_embeddings": True})
+    embedding = model.get_input_embeddings().weight.detach()
+    change_weights(tmp_path, lambda tensors: tensors.update({head: embedding.clone()}))
+    open_snapshot(tmp_path)
+    change_weights(tmp_path, lambda tensors: tensors.update({head: embedding + 1}))
+    if transformers.__version__.startswith("5"):  # it takes the head that is there
+        opened = open_snapshot(tmp_path).model.get_output_embeddings().weight
+        assert torch.equal(opened, embedding + 1)
+        return
+    with pytest.raises(WeightsError, match=f"{head} that is not the embedding"):
         open_snapshot(tmp_path)
 
 
