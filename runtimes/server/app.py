@@ -245,9 +245,10 @@ class _Work:
             yield event(error_object(refused))
             return
         self.status = 200
+        end = b"data: [DONE]\n\n"
         if plan.sends_usage:
-            yield event(envelope.around([], usage=usage(plan.choices, plan.replies)))
-        yield b"data: [DONE]\n\n"
+            end = event(envelope.around([], usage=usage(plan.choices, plan.replies))) + end
+        yield end
 
     async def _arrivals(self) -> AsyncIterator[dict[Choice, list[Piece]]]:
         """What has come of the choices since the last time, until all are done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ def test_it_bears_load_that_goes_away_and_serves_again_after_a_kill() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    *rows, last = [line for line in done.stdout.splitlines()[2:] if line]
+    rows = re.findall(r"^\| \d.*$", done.stdout, re.MULTILINE)
     assert len(rows) == 4
     cancelled = [int(row.split("|")[4]) for row in rows]
     assert sum(cancelled) > 0, done.stdout
-    assert "it served again after" in last
+    assert "it served again after" in done.stdout
