@@ -6,6 +6,7 @@ that are there are not done again, and of one that was cut short nothing is kept
 
 from __future__ import annotations
 
+import codecs
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from atom_edge.runtimes.slots import Task
 
 # Lines that may wait for an earlier one, as a multiple of the replies at once.
 _AHEAD = 4
+_MOST_REPLIES = 1_000  # of one line
 _KINDS: dict[str, type[wire.CompletionRequest | wire.ChatRequest]] = {
     "/v1/completions": wire.CompletionRequest,
     "/v1/chat/completions": wire.ChatRequest,
@@ -109,10 +111,12 @@ def run_file(
         how far it came: all of it.
 
     Raises:
-        AtomEdgeError: if the output is that of another input, or the model fails.
+        AtomEdgeError: if the output is that of another input, or a file is none; or the model
+            fails.
         OSError: if a file cannot be read or written.
     """
     planner = Planner(session, [name])
+    _check_files(source, target)
     with source.open("rb") as given, target.open("a+b") as out:
         state = Progress()
         numbered = _lines(given)
@@ -130,11 +134,22 @@ def run_file(
         return state
 
 
+def _check_files(source: Path, target: Path) -> None:
+    """Raise `AtomEdgeError` unless one is a regular file, and the other is, or can be, another."""
+    for path in (source, target):
+        if path.exists() and not path.is_file():
+            raise AtomEdgeError(f"{path} is not a regular file.")
+    if target.exists() and target.samefile(source):
+        raise AtomEdgeError(f"{target} is the input. Choose another output.")
+
+
 def _lines(given: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
     """Number, content, and place of the end of each line that is not empty."""
     end = 0
     for number, content in enumerate(given, start=1):
         end += len(content)
+        if number == 1:
+            content = content.removeprefix(codecs.BOM_UTF8)
         if content.strip():
             yield number, content, end
 
@@ -233,6 +248,10 @@ def _request(line: dict[str, Any]) -> wire.CompletionRequest | wire.ChatRequest:
             raise RequestError(f"{wrong} is not supported.", param=wrong)
         kind = _KINDS[url]
     parsed = wire.parse(msgspec.json.encode(body), kind)
+    if parsed.asked > _MOST_REPLIES:
+        raise RequestError(
+            f"n is {parsed.n}; a line may ask for {_MOST_REPLIES:,} replies.", param="n"
+        )
     if parsed.stream:
         raise RequestError("A line cannot be streamed.", param="stream")
     return parsed

@@ -40,6 +40,7 @@ _MOST_THREADS = 4
 # Bytes of a graph whose products are too short to share: to wake a second thread takes longer than
 # its part of one.
 _SMALL = 16 * 2**20
+_MOST_THREADS = 1024
 
 
 def open_graph(
@@ -57,12 +58,14 @@ def open_graph(
 
     Raises:
         BundleError: if this onnxruntime cannot run the graph.
-        GenerationError: if `threads` is below 1.
+        GenerationError: if `threads` is not from 1 to 1,024.
         MissingExtraError: if onnxruntime is not installed.
         ProviderError: if the native library is needed and cannot be had.
     """
-    if threads is not None and threads < 1:
-        raise GenerationError(f"threads is {threads}; it must be at least 1.")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MOST_THREADS):
+        raise GenerationError(
+            f"threads is {threads!r}; it must be an integer from 1 to {_MOST_THREADS}, or None."
+        )
     options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads or default_threads(graph)
     # An arena doubles as it grows and gives nothing back; without it a step is as fast.

@@ -42,7 +42,8 @@ class ChatTemplate:
         tokenizer_config: of the model; the texts of its special tokens are read.
 
     Raises:
-        BundleError: if it is no Jinja template, or if reading it takes too long.
+        BundleError: if it is no Jinja template, or if reading it takes too long; or if a special
+            token is none.
         MissingExtraError: without Jinja.
     """
 
@@ -51,7 +52,7 @@ class ChatTemplate:
             raise MissingExtraError("A chat template", "chat", "jinja2")
         self._source = source
         self._tokens = {
-            name: _token_text(tokenizer_config[name])
+            name: _token_text(name, tokenizer_config[name])
             for name in _SPECIAL_TOKENS
             if tokenizer_config.get(name) is not None
         }
@@ -136,5 +137,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _token_text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+def _token_text(name: str, token: Any) -> str:
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise BundleError(
+            f"tokenizer_config.json: {name}: it must be a text, or an object with its `content`."
+        )
+    return text

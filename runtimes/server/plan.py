@@ -245,7 +245,7 @@ class Planner:
 
 def _plain(value: Any) -> Any:
     """A token's text where a file describes it as an object."""
-    return value["content"] if isinstance(value, dict) else value
+    return value.get("content") if isinstance(value, dict) else value
 
 
 def _field(message: str) -> str:

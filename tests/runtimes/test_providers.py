@@ -95,9 +95,10 @@ def test_an_unknown_provider_is_an_error(small_bundle: Path) -> None:
         AtomSession.from_pretrained(small_bundle, provider="tpu")  # type: ignore[arg-type]
 
 
-def test_no_threads_are_an_error(small_bundle: Path) -> None:
-    with pytest.raises(GenerationError, match="threads is 0"):
-        open_graph(open_bundle(small_bundle).graph(), threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**11, 1.5, "2"])
+def test_threads_that_are_none_are_an_error(small_bundle: Path, threads: int) -> None:
+    with pytest.raises(GenerationError, match=f"threads is {threads!r}; it must be an integer"):
+        open_graph(open_bundle(small_bundle).graph(), threads=threads)
 
 
 def test_a_file_that_is_no_graph_is_an_error(tmp_path: Path) -> None:

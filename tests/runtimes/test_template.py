@@ -148,3 +148,9 @@ def test_without_jinja_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[chat\]'"):
         ChatTemplate(CHATML, {})
+
+
+@pytest.mark.parametrize("token", [{}, {"x": 1}, {"content": None}, [], 5, True])
+def test_a_special_token_that_is_no_text_is_refused(token: object) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer_config.json: bos_token: it must be a text"):
+        ChatTemplate("{{ bos_token }}", {"bos_token": token})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import subprocess
@@ -10,6 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from atom_edge.errors import AtomEdgeError
+from atom_edge.runtimes.bulk import run_file
 from atom_edge.runtimes.session import AtomSession
 
 LINES: list[dict[str, Any]] = [
@@ -88,23 +93,29 @@ def test_a_bad_line_is_an_error_line_and_an_exit_code(small_bundle: Path, tmp_pa
         {"custom_id": "f", "prompt": "The", "stream": True},
         {"custom_id": 7, "prompt": "The"},
         "[1]",
+        {"prompt": "The", "n": 10**8},
         {"custom_id": "g", "prompt": "The", "max_tokens": 2},
     ]
     output = tmp_path / "out.jsonl"
-    done = run(small_bundle, written(lines, tmp_path / "in.jsonl"), output)
+    source = written(lines, tmp_path / "in.jsonl")
+    # As some editors on Windows write it.
+    source.write_bytes(codecs.BOM_UTF8 + source.read_bytes().replace(b"\n", b"\r\n"))
+    done = run(small_bundle, source, output)
     assert done.returncode == 1
-    assert done.stderr.startswith("10 lines, 8 of them errors; ")
+    assert done.stderr.startswith("11 lines, 9 of them errors; ")
     found = answers(output)
-    assert [line["line"] for line in found] == [1, *range(3, 12)]
-    assert [line["custom_id"] for line in found] == ["a", None, *"bcdef", None, None, "g"]
+    assert [line["line"] for line in found] == [1, *range(3, 13)]
+    assert [line["custom_id"] for line in found] == ["a", None, *"bcdef", *[None] * 3, "g"]
     assert len(found[0]["response"]["body"]["choices"]) == 2
     params = [line["error"]["param"] for line in found[1:-1]]
-    assert params == [None, "colour", "prompt", None, "url", "stream", "custom_id", None]
+    assert params == [None, "colour", "prompt", None, "url", "stream", "custom_id", None, "n"]
     assert all(line["response"] is None for line in found[1:-1])
     assert found[-1]["error"] is None
 
 
-def test_the_output_of_another_input_is_left_alone(small_bundle: Path, tmp_path: Path) -> None:
+def test_the_output_of_another_input_is_left_alone(
+    small_bundle: Path, session: AtomSession, tmp_path: Path
+) -> None:
     output = tmp_path / "out.jsonl"
     run(small_bundle, written(LINES[:3], tmp_path / "in.jsonl"), output)
     before = output.read_bytes()
@@ -112,6 +123,13 @@ def test_the_output_of_another_input_is_left_alone(small_bundle: Path, tmp_path:
     assert done.returncode == 1
     assert "line 1 does not answer the input" in done.stderr
     assert output.read_bytes() == before
+    with pytest.raises(AtomEdgeError, match="is the input"):
+        run_file(session, "atom", output, output, parallel=4)
+    assert output.read_bytes() == before
+    for place in (Path("/dev/zero"), tmp_path):
+        for files in ((output, place), (place, output)):
+            with pytest.raises(AtomEdgeError, match="is not a regular file"):
+                run_file(session, "atom", *files, parallel=4)
     missing = run(small_bundle, tmp_path / "missing.jsonl", output)
     assert missing.returncode != 0
     assert "Traceback" not in missing.stderr
