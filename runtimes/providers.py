@@ -40,7 +40,7 @@ _MOST_THREADS = 4
 # Bytes of a graph whose products are too short to share: to wake a second thread takes longer than
 # its part of one.
 _SMALL = 16 * 2**20
-_MOST_THREADS = 1024
+_THREAD_LIMIT = 1024  # of what a caller may ask for
 
 
 def open_graph(
@@ -62,9 +62,9 @@ def open_graph(
         MissingExtraError: if onnxruntime is not installed.
         ProviderError: if the native library is needed and cannot be had.
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MOST_THREADS):
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _THREAD_LIMIT):
         raise GenerationError(
-            f"threads is {threads!r}; it must be an integer from 1 to {_MOST_THREADS}, or None."
+            f"threads is {threads!r}; it must be an integer from 1 to {_THREAD_LIMIT}, or None."
         )
     options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads or default_threads(graph)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 TIME_LIMIT = 5.0
-"""Seconds that reading or rendering a template may take; most take thousandths."""
+"""Seconds of processor time that a template may take; most take thousandths."""
+# A machine may be busy with other things. Windows has no limit of processor time.
+_WALL = 1 if sys.platform == "win32" else 10
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _WORKER = Path(__file__).with_name("template_worker.py")
@@ -73,7 +75,8 @@ class ChatTemplate:
         return self._ask(list(messages))
 
     def _ask(self, messages: list[Message] | None) -> str:
-        request = {"template": self._source, "messages": messages, "names": self._tokens}
+        request = {"seconds": TIME_LIMIT, "template": self._source, "messages": messages}
+        request["names"] = self._tokens
         with self._lock:
             answer = self._answer(json.dumps(request))
         if "unreadable" in answer:
@@ -89,7 +92,7 @@ class ChatTemplate:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(TIME_LIMIT, process.kill)
+        timer = threading.Timer(_WALL * TIME_LIMIT, process.kill)
         timer.start()
         try:
             process.stdin.write(request + "\n")

@@ -5,7 +5,7 @@ running forever or filling the memory: that is what a process of its own is for.
 JSON lines and answers each with one:
 
     [search path]                             first, where Jinja lies; no answer
-    {"template", "messages", "names"}         messages null: only read the template
+    {"seconds", "template", "messages", "names"}    messages null: only read the template
     -> {"text"} or {"unreadable"} or {"failed"}
 """
 
@@ -15,7 +15,9 @@ import contextlib
 import datetime
 import functools
 import json
+import math
 import sys
+import time
 from typing import Any, NoReturn
 
 MEMORY = 2**30
@@ -29,7 +31,9 @@ def main() -> None:
     _limit_memory()
     sys.path[:] = json.loads(sys.stdin.readline())
     for line in sys.stdin:
-        print(json.dumps(answer(**json.loads(line))), flush=True)
+        request = json.loads(line)
+        _limit_time(request.pop("seconds"))
+        print(json.dumps(answer(**request)), flush=True)
 
 
 def answer(
@@ -124,6 +128,15 @@ def _limit_memory() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process when it has computed for so long from now on."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), most))
 
 
 if __name__ == "__main__":
