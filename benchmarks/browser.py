@@ -155,7 +155,7 @@ def report(figures: dict[str, dict[str, float]], prompt: int, chromium: str) -> 
         "",
         f"Chromium {chromium}, headless, WebAssembly on one thread, the same bundle for both,",
         f"{TOKENS} tokens, greedy: medians of {ROUNDS} rounds in turns, {WARM_UP} before them.",
-        "`python benchmarks/browser.py BUNDLE` measures it on your machine.",
+        "`python benchmarks/browser.py BUNDLE` measures it anew. The target is a ratio of 2.",
         "",
         f"| | {' | '.join(names)} | ratio |",
         "|---|" + "---:|" * (len(names) + 1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +40,7 @@ const [bundle, requests] = values;
 const session = await open(bundle);
 const replies = [];
 for (const [prompt, { seed, ...options }] of requests) {
-  const { prompt_tps, generation_tps, ...reply } = await session.generate(prompt, {
+  const { prompt_tps, generation_tps, logprobs, ...reply } = await session.generate(prompt, {
     ...options, ...(seed !== undefined && { seed: BigInt(seed) }),
   });
   replies.push(reply);
@@ -99,6 +98,19 @@ def test_the_tokenizer_is_that_of_python(ask: Ask, site: Site) -> None:
     encoded, decoded = ask(program, texts, ids)
     assert encoded == ids[: len(texts)], f"seed {seed}"
     assert decoded == [tokenizer.decode(each) for each in ids], f"seed {seed}"
+
+
+@pytest.mark.parametrize("alternatives", [0, 3])
+def test_log_probabilities_are_those_of_python(alternatives: int, ask: Ask, site: Site) -> None:
+    options = {**GREEDY, "logprobs": alternatives}
+    program = 'return (await (await open("float")).generate("Water", values[0])).logprobs;'
+    reply = AtomSession.from_pretrained(site.bundles / "float").generate("Water", **options)
+    assert reply.logprobs is not None
+    for found, rated in zip(ask(program, options), reply.logprobs, strict=True):
+        assert found["token_id"] == rated.token_id
+        assert found["logprob"] == pytest.approx(rated.logprob, abs=1e-4)
+        assert [token for token, _ in found["top"]] == [token for token, _ in rated.top]
+        assert [p for _, p in found["top"]] == pytest.approx([p for _, p in rated.top], abs=1e-4)
 
 
 @pytest.mark.parametrize("how", ["AtomSession.open", "openInWorker"])
@@ -183,7 +195,7 @@ def test_wrong_requests_are_refused_in_the_words_of_python(ask: Ask, site: Site)
         assert message.startswith(start), message
 
 
-def test_a_damaged_bundle_is_refused(ask: Ask, site: Site, small_int8_bundle: Path) -> None:
+def test_a_damaged_bundle_is_refused(ask: Ask, site: Site) -> None:
     for name in ("changed", "native", "newer"):
         (site.bundles / name).mkdir(exist_ok=True)
         for file in (site.bundles / "int8").rglob("*.*"):

@@ -10,6 +10,6 @@ export {
 } from "./errors.ts";
 export { VERSION as ONNXRUNTIME_VERSION } from "./onnxruntime.ts";
 export type { Options } from "./options.ts";
-export { type FinishReason, type Generation, generationTps, type Piece } from "./reply.ts";
+export { type FinishReason, type Generation, generationTps, type Piece, type TokenLogprob } from "./reply.ts";
 export { AtomSession, type OpenOptions, type RequestOptions, type TextSession } from "./session.ts";
 export type { Detokenizer, Tokenizer } from "./tokenizer.ts";

@@ -19,6 +19,8 @@ export interface Options {
   seed: number | bigint | null;
   /** One text or several that end the reply; they are not part of it. */
   stop: string | readonly string[];
+  /** null for none; N for the log-probability of each token and of the N likeliest. */
+  logprobs: number | null;
 }
 
 const DEFAULTS: Options = {
@@ -30,6 +32,7 @@ const DEFAULTS: Options = {
   repetition_penalty: 1,
   seed: null,
   stop: [],
+  logprobs: null,
 };
 
 type Rule = [holds: (value: unknown) => boolean, mustBe: string];
@@ -41,6 +44,10 @@ const integer = (low: number, mustBe: string): Rule => [
 const number = (holds: (value: number) => boolean, mustBe: string): Rule => [
   (value) => typeof value === "number" && Number.isFinite(value) && holds(value),
   `a number, ${mustBe}`,
+];
+const optional = ([holds, mustBe]: Rule): Rule => [
+  (value) => value === null || holds(value),
+  `${mustBe}, or null`,
 ];
 const isText = (value: unknown): boolean => typeof value === "string" && value.length > 0;
 
@@ -56,6 +63,7 @@ const RULES: Record<keyof Options, Rule> = {
     (value) => (Array.isArray(value) ? value.every(isText) : isText(value)),
     "a text or an array of texts, each of at least one character",
   ],
+  logprobs: optional(integer(0, "0 or above")),
 };
 
 function isSeed(value: unknown): boolean {

@@ -2,12 +2,24 @@
 
 export type FinishReason = "stop" | "length" | "cancelled";
 
+/** How likely a token was, under the model's own distribution: no temperature, no filter. */
+export interface TokenLogprob {
+  /** The token that was chosen. */
+  token_id: number;
+  /** Its natural log-probability. */
+  logprob: number;
+  /** Id and log-probability of the likeliest tokens, the likeliest first. */
+  top: [token_id: number, logprob: number][];
+}
+
 /** One step of a reply: one token, and the text that became certain with it. */
 export interface Piece {
   /** Often empty: incomplete UTF-8 and what may become a stop text are held back. */
   text: string;
   /** The token; an end-of-sequence token comes last and has no text. */
   token_id: number;
+  /** As asked for, else null. */
+  logprob: TokenLogprob | null;
   /** Tokens of the prompt that the model saw. */
   prompt_tokens: number;
   /** Tokens of the reply so far, an end-of-sequence token not counted. */
@@ -39,6 +51,8 @@ export interface Generation {
   prompt_tps: number;
   /** Tokens a second after the first one. */
   generation_tps: number;
+  /** One for each of `token_ids`; null unless asked for. */
+  logprobs: TokenLogprob[] | null;
 }
 
 /** Join the pieces of a reply. */
@@ -47,11 +61,15 @@ export async function collect(
   endIds: ReadonlySet<number>,
 ): Promise<Generation> {
   const tokens: number[] = [];
+  const logprobs: TokenLogprob[] = [];
   let text = "";
   let last: Piece | undefined;
   for await (const piece of pieces) {
     text += piece.text;
-    if (!endIds.has(piece.token_id)) tokens.push(piece.token_id);
+    if (!endIds.has(piece.token_id)) {
+      tokens.push(piece.token_id);
+      if (piece.logprob) logprobs.push(piece.logprob);
+    }
     last = piece;
   }
   const { prompt_tokens, truncated_tokens, generation_tokens, finish_reason } = last!;
@@ -64,6 +82,7 @@ export async function collect(
     generation_tokens,
     prompt_tps: last!.prompt_seconds ? prompt_tokens / last!.prompt_seconds : 0,
     generation_tps: generationTps(last!),
+    logprobs: last!.logprob && logprobs,
   };
 }
 

@@ -7,6 +7,7 @@
  */
 import { GenerationError } from "./errors.ts";
 import type { Options } from "./options.ts";
+import type { TokenLogprob } from "./reply.ts";
 
 export type Sampler = (logits: Float32Array) => number;
 
@@ -180,4 +181,17 @@ function penalizeRepetition(
     penalized[token] = logit > 0 ? logit / factor : logit * factor;
   }
   return penalized;
+}
+
+/** Log-probability of a token and of so many likeliest ones, under unmodified logits `[V]`. */
+export function rate(logits: Float32Array, token: number, alternatives: number): TokenLogprob {
+  let most = -Infinity;
+  for (const logit of logits) if (logit > most) most = logit;
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - most);
+  const logprob = (id: number): number => logits[id]! - most - Math.log(total);
+  const ids = alternatives ? [...logits.keys()] : [];
+  ids.sort((a, b) => logits[b]! - logits[a]! || a - b);
+  const top = ids.slice(0, alternatives).map((id) => [id, logprob(id)] as [number, number]);
+  return { token_id: token, logprob: logprob(token), top };
 }

@@ -6,7 +6,7 @@ import type { Graph } from "./graph.ts";
 import { CDN, OnnxRuntime } from "./onnxruntime.ts";
 import { type Options, parseOptions } from "./options.ts";
 import { collect, type Generation, type Piece } from "./reply.ts";
-import { makeChooser } from "./sampling.ts";
+import { makeChooser, rate } from "./sampling.ts";
 import { TextStream } from "./text.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { WasmGraph } from "./wasm.ts";
@@ -156,6 +156,7 @@ export class AtomSession implements TextSession {
     const piece: Piece = {
       text: "",
       token_id: 0,
+      logprob: null,
       prompt_tokens: prompt.length,
       generation_tokens: 0,
       prompt_seconds: 0,
@@ -168,6 +169,9 @@ export class AtomSession implements TextSession {
         const logits = await cache.append(tokens);
         if (!first) piece.prompt_seconds = (performance.now() - started) / 1000;
         piece.token_id = choose(logits);
+        if (options.logprobs !== null) {
+          piece.logprob = rate(logits, piece.token_id, options.logprobs);
+        }
         const now = performance.now();
         first ||= now;
         piece.generation_seconds = (now - first) / 1000;
