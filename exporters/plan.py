@@ -8,7 +8,7 @@ from atom_edge.exporters.graphs import NATIVE, Form
 from atom_edge.manifest import Effort
 
 OPEN, WRITE, SPEED = "open the snapshot", "write the bundle", "measure speed"
-_OPEN, _TRACE, _MAKE, _WRITE, _SPEED = 4, 40, 8, 1, 4
+_OPEN, _TRACE, _MAKE, _WRITE, _SPEED = 4, 16, 8, 1, 4
 # Of the int8 graphs of a model of 135 million weights, in seconds.
 _CHECKS: dict[Effort, dict[str, float]] = {
     "quick": {
