@@ -176,7 +176,8 @@ def try_mutants(
 ) -> int:
     """Try mutants here; print a line for each: the outcome, and a traceback if there was one."""
     from atom_edge.errors import AtomEdgeError
-    from tests.fuzz.kinds import KINDS, Place
+    from tests.fuzz.kinds import KINDS
+    from tests.fuzz.place import Place
 
     results = os.dup(1)
     os.dup2(2, 1)  # what a mutant prints is noise
