@@ -57,9 +57,14 @@ ATOM_EDGE_INLINE void keep_in_memory(T& values) {
   asm("" : "+m"(values));
 }
 
-// A function of its own: inlined, it gets other registers in every place.
+// On x86-64 a function of its own: inlined, it gets other registers in every place.
+#if defined(__x86_64__)
+#define ATOM_EDGE_TILE __attribute__((noinline))
+#else
+#define ATOM_EDGE_TILE inline
+#endif
 template <int R, int P, bool Wide>
-__attribute__((noinline)) void tile(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
+ATOM_EDGE_TILE void tile(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
   Lanes total[R][P];
   for (auto& row : total)
     for (auto& lanes : row) lanes = broadcast(0);
