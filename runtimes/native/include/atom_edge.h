@@ -48,7 +48,8 @@ typedef struct atom_edge_session atom_edge_session;
  *
  * `onnxruntime` is the path of onnxruntime's shared library, 1.16 or later; a name without a
  * slash is searched for as the system does. It stays loaded until the process ends. `threads` is
- * how many threads a run may use; 0 for a number that suits the model and leaves cores free.
+ * how many threads a run may use, up to 1024; 0 for a number that suits the model and leaves cores
+ * free.
  *
  * NULL on an error. `error` may be NULL, here and below. */
 ATOM_EDGE_API atom_edge_session *atom_edge_session_open(const char *bundle,

@@ -383,3 +383,9 @@ def test_onnxruntime_is_where_the_caller_says(bundle: Path, tmp_path: Path) -> N
         with pytest.raises(Failed, match=why) as caught:
             Session(bundle, onnxruntime=path)
         assert caught.value.code == RUNTIME
+
+
+@pytest.mark.parametrize("threads", [-1, 1025, 2**31 - 1])
+def test_threads_that_no_machine_has_are_refused(bundle: Path, threads: int) -> None:
+    with pytest.raises(Failed, match="threads is not from 0 to 1024"):
+        Session(bundle, threads=threads)

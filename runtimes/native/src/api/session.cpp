@@ -21,8 +21,8 @@ atom_edge_session *atom_edge_session_open(const char *bundle, const char *onnxru
     return guarded(error, static_cast<atom_edge_session *>(nullptr), [&] {
         require(bundle, "bundle");
         require(onnxruntime, "onnxruntime");
-        if (threads < 0)
-            throw atom_edge::Error(ATOM_EDGE_ARGUMENT, "threads is below 0");
+        if (threads < 0 || threads > 1024)
+            throw atom_edge::Error(ATOM_EDGE_ARGUMENT, "threads is not from 0 to 1024");
         return new atom_edge_session{atom_edge::Session(bundle, onnxruntime, threads)};
     });
 }
