@@ -19,7 +19,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from atom_edge.decoder import Decoder
+from atom_edge.torch_decoder import TorchDecoder
 
 TRACED = 3
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -44,7 +44,7 @@ class Stack:
         return f"{self.name}.{index}"
 
 
-def alike_layers(decoder: Decoder) -> Stack | None:
+def alike_layers(decoder: TorchDecoder) -> Stack | None:
     """The decoder's layers if their modules are alike and there are enough to spare tracing."""
     count = len(decoder.cache_shapes) // 2
     stacks = [
@@ -98,7 +98,7 @@ def _have_equal_buffers(layers: nn.ModuleList) -> bool:
 
 
 @contextlib.contextmanager
-def first_layers(decoder: Decoder, stack: Stack) -> Iterator[None]:
+def first_layers(decoder: TorchDecoder, stack: Stack) -> Iterator[None]:
     """Leave the decoder its first `TRACED` layers."""
     rest, shapes = list(stack.layers[TRACED:]), decoder.cache_shapes
     del stack.layers[TRACED:]

@@ -25,9 +25,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from atom_edge.decoder import Decoder
 from atom_edge.errors import ExportError
 from atom_edge.exporters.layers import alike_layers, first_layers, repeat_layers
+from atom_edge.torch_decoder import TorchDecoder
 
 OPSET = 20
 
@@ -37,7 +37,7 @@ def cache_names(layers: int, prefix: str) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
-def trace(decoder: Decoder) -> ir.Model:
+def trace(decoder: TorchDecoder) -> ir.Model:
     """Trace `decoder` to the portable graph described at the top of this file.
 
     Args:
@@ -62,7 +62,7 @@ def trace(decoder: Decoder) -> ir.Model:
     return graph
 
 
-def _trace(decoder: Decoder) -> torch.onnx.ONNXProgram:
+def _trace(decoder: TorchDecoder) -> torch.onnx.ONNXProgram:
     """The decoder as its operators stand, of layers that are alike only the first traced."""
     stack = alike_layers(decoder)
     if stack is not None:
@@ -73,7 +73,7 @@ def _trace(decoder: Decoder) -> torch.onnx.ONNXProgram:
     return _trace_whole(decoder)
 
 
-def _trace_whole(decoder: Decoder) -> torch.onnx.ONNXProgram:
+def _trace_whole(decoder: TorchDecoder) -> torch.onnx.ONNXProgram:
     tensors = len(decoder.cache_shapes)
     batch = torch.export.Dim("batch_size")
     # Some classes look their tables up to the context, which the lengths must not pass.
@@ -105,7 +105,7 @@ def _trace_whole(decoder: Decoder) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _example_inputs(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def _example_inputs(decoder: TorchDecoder) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     # Sizes that are neither 0, 1 nor equal to one another, so that no axis is taken for constant.
     batch, past, tokens = 2, 5, 3
     return (

@@ -25,9 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from atom_edge.checkpoint.classes import decoder_of
 from atom_edge.checkpoint.files import read_tensors
 from atom_edge.checkpoint.shapes import Reading
-from atom_edge.decoder import Decoder
 from atom_edge.errors import SnapshotError, WeightsError
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.torch_decoder import TorchDecoder
 
 # Differences of logits, in standard deviations of the author's. Two float32 renderings of one
 # model differ by 1e-6 to 1e-4, whatever the order of their sums.
@@ -104,7 +104,7 @@ def match_author(
     return Match(load(variants[nearest]), nearest, tried[nearest])
 
 
-def open_author_class(folder: Path) -> Decoder:
+def open_author_class(folder: Path) -> TorchDecoder:
     """The model of the author's own code, ready to be called.
 
     Raises:

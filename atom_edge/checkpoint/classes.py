@@ -1,9 +1,9 @@
 """Models that are run as their own class: transformers' own, or the author's code.
 
 `AtomForCausalLM` computes the Llama family. What it does not compute is loaded by transformers, as
-a causal decoder with a cache of keys and values, and called through `Decoder`. Whether that is the
-model is not taken from a list: it is compared with the plain model before anything is exported, in
-pieces, in a padded batch, and over more text than its windows hold.
+a causal decoder with a cache of keys and values, and called through `TorchDecoder`. Whether that is
+the model is not taken from a list: it is compared with the plain model before anything is exported,
+in pieces, in a padded batch, and over more text than its windows hold.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from atom_edge.checkpoint.buffers import is_buffer
 from atom_edge.checkpoint.files import read_tensors
 from atom_edge.checkpoint.settings import SIZES
-from atom_edge.decoder import MASKS, Decoder
 from atom_edge.errors import SnapshotError, UnsupportedModelError, WeightsError
+from atom_edge.torch_decoder import MASKS, TorchDecoder
 from atom_edge.transformers_versions import no_init_weights, quiet_transformers
 
 # Differences of logits in standard deviations; float32 rounding makes 1e-6 to 1e-4.
@@ -79,7 +79,7 @@ def _rotary_kinds(raw: Mapping[str, Any]) -> Iterator[Any]:
                 yield one.get("rope_type", one.get("type"))
 
 
-def open_class(folder: Path, raw: Mapping[str, Any]) -> Decoder:
+def open_class(folder: Path, raw: Mapping[str, Any]) -> TorchDecoder:
     """The model of a snapshot as transformers' own class, ready to be called.
 
     Raises:
@@ -160,7 +160,7 @@ def _check_head(model: Any, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def decoder_of(model: Any) -> Decoder:
+def decoder_of(model: Any) -> TorchDecoder:
     """`model` in the way in which it computes what it computes by itself.
 
     Raises:
@@ -189,7 +189,7 @@ def decoder_of(model: Any) -> Decoder:
     try:
         expected = _plain_logits(model, ids)
         ways = [
-            Decoder(model, context_length=context, masks=masks, window=window)
+            TorchDecoder(model, context_length=context, masks=masks, window=window)
             for masks in (MASKS if window else MASKS[:1])
         ]
     except UnsupportedModelError:
@@ -228,7 +228,7 @@ def _plain_logits(model: Any, ids: Tensor) -> Tensor:
     return logits
 
 
-def _difference(decoder: Decoder, ids: Tensor, expected: Tensor) -> str:
+def _difference(decoder: TorchDecoder, ids: Tensor, expected: Tensor) -> str:
     """How a decoder's logits of `ids` `[1, T]` differ from those expected; empty if they do not."""
     half = ids.shape[1] // 2
     ways: dict[str, Callable[[], Tensor]] = {
@@ -244,7 +244,7 @@ def _difference(decoder: Decoder, ids: Tensor, expected: Tensor) -> str:
 
 
 @torch.no_grad()
-def _run(decoder: Decoder, ids: Tensor, pieces: list[int], padding: int = 0) -> Tensor:
+def _run(decoder: TorchDecoder, ids: Tensor, pieces: list[int], padding: int = 0) -> Tensor:
     """Logits `[T, V]` of `ids` in pieces; behind padding, beside a sequence without it."""
     pad = ids[:, :1].repeat(1, padding)
     batch = torch.cat((pad, ids), 1).repeat(2, 1)

@@ -19,10 +19,10 @@ from atom_edge.checkpoint.layout import untranspose
 from atom_edge.checkpoint.loading import load
 from atom_edge.checkpoint.naming import name_tensors
 from atom_edge.checkpoint.shapes import LLAMA_TYPES, read_config
-from atom_edge.decoder import Decoder
 from atom_edge.errors import SnapshotError, UnsupportedModelError
 from atom_edge.hub import Located, locate
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.torch_decoder import TorchDecoder
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Snapshot:
 
     path: Path
     stated: dict[str, Any]
-    decoder: Decoder
+    decoder: TorchDecoder
     tokenizer_file: Path
     tokenizer_config: dict[str, Any]
     generation_config: dict[str, Any]
@@ -70,7 +70,7 @@ class Snapshot:
 class _Opened:
     """A model, its tokenizer, and how its tensors were read; see `Snapshot.provenance`."""
 
-    decoder: Decoder
+    decoder: TorchDecoder
     tokenizer: text.SnapshotTokenizer
     tensor_names: str
     notes: list[str]
@@ -159,7 +159,7 @@ def _open(folder: Path, raw: dict[str, Any], trusted: bool) -> _Opened:
         return _open_as_own_class(folder, decoder, str(error).splitlines()[0])
 
 
-def _open_as_own_class(folder: Path, decoder: Decoder, reason: str | None = None) -> _Opened:
+def _open_as_own_class(folder: Path, decoder: TorchDecoder, reason: str | None = None) -> _Opened:
     tokenizer = text.open_tokenizer(folder, decoder.model.config.vocab_size)
     name = type(decoder.model).__name__
     notes = [f"run as its own class, {name}" + (f": {reason}" if reason else "")]
@@ -182,9 +182,9 @@ def _open_as_atom(folder: Path, raw: dict[str, Any], compared: bool) -> _Opened:
             "logits differ from the author's own code by at most "
             f"{match.difference:.1e} of their standard deviation"
         )
-        return _Opened(Decoder(match.model), tokenizer, named.school, notes, match.variant)
+        return _Opened(TorchDecoder(match.model), tokenizer, named.school, notes, match.variant)
     if has_own_code(raw):
         notes.append(
             "the author's own model code was not run; --trust-remote-code compares with it"
         )
-    return _Opened(Decoder(load(reading, named, tensors)), tokenizer, named.school, notes)
+    return _Opened(TorchDecoder(load(reading, named, tensors)), tokenizer, named.school, notes)

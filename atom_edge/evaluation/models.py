@@ -10,19 +10,19 @@ import torch
 
 from atom_edge.bundle import Bundle, open_bundle
 from atom_edge.checkpoint import Snapshot, open_snapshot
-from atom_edge.decoder import Decoder
 from atom_edge.manifest import MANIFEST
 from atom_edge.runtimes.engines import open_engine
 from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
 from atom_edge.runtimes.engines.portable import PortableEngine, Tensors
 from atom_edge.runtimes.providers import usable_cores
 from atom_edge.tokenizer import Tokenizer
+from atom_edge.torch_decoder import TorchDecoder
 
 
 class TorchGraph:
     """A PyTorch model with the portable graph's inputs and outputs."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: TorchDecoder) -> None:
         self._decoder = decoder
         self.vocab_size: int = decoder.model.config.vocab_size
 

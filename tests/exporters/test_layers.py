@@ -15,8 +15,8 @@ import transformers
 from torch import nn
 
 from atom_edge.config import AtomConfig
-from atom_edge.decoder import Decoder
 from atom_edge.exporters.layers import TRACED, Stack, alike_layers, first_layers, repeat_layers
+from atom_edge.torch_decoder import TorchDecoder
 
 LAYERS = 6
 WIDTH = 4
@@ -32,8 +32,8 @@ SIZES: dict[str, Any] = {
 }
 
 
-def decoder_of(config: Any) -> Decoder:
-    return Decoder(transformers.AutoModelForCausalLM.from_config(config).eval())
+def decoder_of(config: Any) -> TorchDecoder:
+    return TorchDecoder(transformers.AutoModelForCausalLM.from_config(config).eval())
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 from transformers import DynamicCache
 
 from atom_edge.config import AtomConfig
-from atom_edge.decoder import Decoder
 from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.torch_decoder import TorchDecoder
 
 MODELS = {
     "atom": {},
@@ -42,7 +42,7 @@ def traced(
 ) -> tuple[AtomForCausalLM, ir.Model, LeftPaddedGraph]:
     torch.manual_seed(0)
     model = AtomForCausalLM(AtomConfig(**COMMON, **MODELS[request.param])).eval()
-    graph = trace(Decoder(model))
+    graph = trace(TorchDecoder(model))
     file = tmp_path_factory.mktemp("graphs") / "model.onnx"
     ir.save(graph, file)
     return model, graph, LeftPaddedGraph(file, threads=1)
@@ -110,7 +110,7 @@ def test_a_zero_value_vector_gives_no_nan(tmp_path: Path) -> None:
     model = AtomForCausalLM(AtomConfig(**COMMON)).eval()
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.self_attn.v_proj.weight)
-    ir.save(trace(Decoder(model)), tmp_path / "model.onnx")
+    ir.save(trace(TorchDecoder(model)), tmp_path / "model.onnx")
     ids = np.arange(10)[None]
     logits, _ = LeftPaddedGraph(tmp_path / "model.onnx").run(ids)
     with torch.no_grad():
@@ -121,5 +121,5 @@ def test_a_zero_value_vector_gives_no_nan(tmp_path: Path) -> None:
 def test_tracing_leaves_the_model_as_it_was() -> None:
     model = AtomForCausalLM(AtomConfig(**COMMON)).eval()
     before = model.config._attn_implementation
-    trace(Decoder(model))
+    trace(TorchDecoder(model))
     assert model.config._attn_implementation == before == "sdpa"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from atom_edge.config import AtomConfig
-from atom_edge.decoder import Decoder
 from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
+from atom_edge.torch_decoder import TorchDecoder
 
 SHAPES = {
     "atom": {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16},
@@ -51,7 +51,7 @@ def traced_models() -> dict[str, ir.Model]:
             for parameter in model.parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.3 * torch.randn_like(parameter))
-        models[name] = trace(Decoder(model))
+        models[name] = trace(TorchDecoder(model))
     return models
 
 

@@ -75,7 +75,7 @@ class TensorCache(DynamicCache):
         return key, value
 
 
-class Decoder(nn.Module):
+class TorchDecoder(nn.Module):
     """A causal language model as a function of tokens and cache.
 
     Args:
