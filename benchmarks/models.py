@@ -161,7 +161,7 @@ def main() -> None:
             for quantization in ("int8", "none"):
                 rows.append(export(name, folder, quantization, Path(place) / "bundle"))
                 print(" | ".join(rows[-1].cells()), flush=True)
-    write_file(arguments.output, table(rows).encode())
+                write_file(arguments.output, table(rows).encode())
 
 
 def _named(argument: str) -> tuple[str, Path]:
