@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -28,10 +28,13 @@ class _Stated(msgspec.Struct):
     max_length: int | None = None
 
 
+_TokenId = Annotated[int, msgspec.Meta(lt=2**31)]
+
+
 class _Ids(msgspec.Struct):
-    bos_token_id: int | list[int] | None = None
-    eos_token_id: int | list[int] | None = None
-    decoder_start_token_id: int | list[int] | None = None
+    bos_token_id: _TokenId | list[_TokenId] | None = None
+    eos_token_id: _TokenId | list[_TokenId] | None = None
+    decoder_start_token_id: _TokenId | list[_TokenId] | None = None
 
 
 class SpecialIds(NamedTuple):
