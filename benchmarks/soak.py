@@ -107,7 +107,7 @@ class Use:
     def _length(self, rng: Random, **options: object) -> int:
         count = rng.randrange(1, 300)
         prompt = rng.choice(_PROMPTS)
-        reply = self._session.generate(prompt, max_new_tokens=count, **options)  # type: ignore[arg-type]  # options
+        reply = self._session.generate(prompt, max_new_tokens=count, **options)  # type: ignore[arg-type]  # a TypedDict
         return len(reply.token_ids)
 
     def abandoned(self, rng: Random) -> int:

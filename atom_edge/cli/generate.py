@@ -64,13 +64,13 @@ def generate(
         typer.echo(json.dumps(fields))
     else:
         text_io.write(before)
-        likelihoods = []
+        logprobs = []
         for piece in session.stream(asked, decoder=decoder, **options):
             text_io.write(piece.text)
-            likelihoods += [piece.logprob] if piece.logprob else []
+            logprobs += [piece.logprob] if piece.logprob else []
         text_io.write("\n")
-        for likelihood in likelihoods:
-            typer.echo(text_io.likelihood(likelihood, session), err=True)
+        for logprob in logprobs:
+            typer.echo(text_io.logprob(logprob, session), err=True)
         typer.echo(text_io.summary(piece), err=True)
     if cache:
         session.save_cache(decoder, cache)

@@ -54,7 +54,7 @@ def with_text(entry: TokenLogprob, session: AtomSession) -> dict[str, object]:
     return {**described(entry.token_id, entry.logprob), "top": top}
 
 
-def likelihood(entry: TokenLogprob, session: AtomSession) -> str:
+def logprob(entry: TokenLogprob, session: AtomSession) -> str:
     """One line: a token, its log-probability, and the likeliest ones."""
 
     def described(token_id: int, logprob: float) -> str:

@@ -136,9 +136,10 @@ def _keep_last_part(model: ir.Model, split: ir.Node) -> None:
         return
     product, width = split.inputs[0], size(last, 2)
     assert product is not None
+    assert width is not None
     bounds = [
         add_initializer(model, f"values.{name}", np.array([number], np.int64))
-        for name, number in (("start", -width), ("end", np.iinfo(np.int64).max), ("axis", 2))  # type: ignore[operator]
+        for name, number in (("start", -width), ("end", np.iinfo(np.int64).max), ("axis", 2))
     ]
     cut = ir.node("Slice", [product, *bounds])
     cut.outputs[0].shape, cut.outputs[0].type = last.shape, last.type

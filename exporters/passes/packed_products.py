@@ -47,10 +47,10 @@ def _can_pack(node: ir.Node) -> bool:
 def _pack(model: ir.Model, group: list[ir.Node]) -> None:
     x = group[0].inputs[0]
     assert x is not None
-    weights = [array(node.inputs[1]) for node in group]
-    columns = [weight.shape[1] for weight in weights if weight is not None]
+    weights = [held for node in group if (held := array(node.inputs[1])) is not None]
+    columns = [held.shape[1] for held in weights]
     name = f"{group[0].outputs[0].name}.packed"
-    weight = add_initializer(model, f"{name}.weight", np.concatenate(weights, axis=1))  # type: ignore[arg-type]
+    weight = add_initializer(model, f"{name}.weight", np.concatenate(weights, axis=1))
     sizes = add_initializer(
         model, "split." + "_".join(map(str, columns)), np.array(columns, np.int64)
     )

@@ -38,7 +38,7 @@ class PageTable:
         return len(short) > 0
 
     def release(self, lengths: Ids) -> bool:
-        """Take from each sequence what it needs not for so many tokens; whether any had more."""
+        """Free the pages of each sequence beyond so many tokens; whether there were any."""
         whole = PAGE_TOKENS * _AT_A_TIME
         kept = np.minimum(-(-lengths // whole) * whole, self._context_length)
         long = np.flatnonzero(kept < self.room)
