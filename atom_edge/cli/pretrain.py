@@ -13,7 +13,9 @@ def pretrain(
         str,
         typer.Argument(
             help="A TOML file, or a shipped recipe: atom-card, atom-reference, "
-            "atom-reference-plain, atom-next, atom-next-final, atom-next-without-splits."
+            "atom-reference-plain, atom-next, atom-next-final, atom-next-without-splits, "
+            "atom-teacher, atom-teacher-final, atom-teacher-without-splits, atom-distilled, "
+            "atom-distilled-without-splits."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
@@ -27,6 +29,10 @@ def pretrain(
     ] = None,
     initial: Annotated[
         Path | None, typer.Option(help="Snapshot to begin from; else random weights.")
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Snapshot of a larger model to learn from, as the recipe says."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that ended early.")
@@ -57,6 +63,7 @@ def pretrain(
         resume=resume,
         cache=cache,
         initial=initial,
+        teacher=teacher,
         stop_after=stop_after,
         fast=fast,
     )

@@ -20,41 +20,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from atom_edge.checkpoint import open_snapshot
-from atom_edge.config import AtomConfig
 from atom_edge.errors import TrainingError
-from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
 from atom_edge.training import curriculum, log
 from atom_edge.training.cache import TokenCache, Tokens, build_caches
+from atom_edge.training.loss import NextTokenLoss
+from atom_edge.training.models import Teacher, open_teacher, trained_model
 from atom_edge.training.optimizer import make_optimizers, rate_factor
 from atom_edge.training.progress import tokenizing, training
 from atom_edge.training.recipe import Recipe
 from atom_edge.training.state import has_checkpoint, load_newest, save_checkpoint, save_snapshot
-
-# What a snapshot to begin from must have in common with the recipe.
-_SHAPE = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
-    *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "xsa"),
-)
-
-
-class NextTokenLoss(nn.Module):
-    """The model's mean cross-entropy over windows, as one module to compile and to distribute."""
-
-    def __init__(self, model: AtomForCausalLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Nats a token, float32 `[]`, of int64 `windows` `[B, T + 1]`."""
-        logits = self.model(windows[:, :-1]).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
 
 
 def pretrain(
@@ -65,6 +44,7 @@ def pretrain(
     resume: bool = False,
     cache: Path | None = None,
     initial: Path | None = None,
+    teacher: Path | None = None,
     stop_after: int | None = None,
     fast: bool = False,
     console: Console | None = None,
@@ -80,14 +60,16 @@ def pretrain(
         resume: continue from the newest checkpoint in `output`.
         cache: folder of the tokenized text; `output/cache` when None.
         initial: folder of a snapshot to begin from; random weights when None.
+        teacher: folder of a snapshot whose distributions the model learns, by the recipe's
+            `teacher_share`.
         stop_after: end, with a checkpoint, once so many steps of the run are done.
         fast: compile the model and compute in bfloat16 on a CPU too, as always on a GPU; it needs
             a C++ compiler, and pays where the CPU has bfloat16 instructions.
         console: where progress is shown; stderr when None.
 
     Raises:
-        TrainingError: for a recipe or source that cannot be used, an output that holds another
-            run, nothing to resume, or `fast` without a compiler.
+        TrainingError: for a recipe, source or teacher that cannot be used, an output that holds
+            another run, nothing to resume, or `fast` without a compiler.
     """
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else checkpoint_path()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -97,6 +79,7 @@ def pretrain(
     if fast and accelerator.device.type == "cpu":
         _need_compiler()
 
+    taught_by = open_teacher(recipe, teacher, tokenizer)
     counts = curriculum.plan(recipe)
     with accelerator.main_process_first(), tokenizing(console) as report:
         planned = (counts.sum(axis=0) * recipe.context).tolist()
@@ -104,7 +87,7 @@ def pretrain(
         tokenizer_file = tokenizer / "tokenizer.json"
         caches = build_caches(recipe, planned, tokenizer_file, data, place, report)
 
-    run = Run(recipe, accelerator, output, tokenizer, initial, fast)
+    run = Run(recipe, accelerator, output, tokenizer, initial, taught_by, fast)
     first = run.load() if resume else 0
     last = min(recipe.steps, stop_after or recipe.steps)
     batches = curriculum.batches(recipe, counts, caches, first)
@@ -124,25 +107,6 @@ def _need_compiler() -> None:
             f"--fast needs a C++ compiler, and there is no {compiler} here. Install it, name "
             "another in CXX, or leave --fast out."
         )
-
-
-def _model(recipe: Recipe, initial: Path | None) -> AtomForCausalLM:
-    """The model of `recipe`, its weights random or those of the snapshot `initial`."""
-    if initial is None:
-        return AtomForCausalLM(AtomConfig(**recipe.model))
-    opened = open_snapshot(initial)
-    if not opened.is_atom:
-        raise TrainingError(
-            f"The snapshot {initial} is a {type(opened.model).__name__}, which is not trained here."
-        )
-    model: AtomForCausalLM = opened.model
-    wanted = AtomConfig(**recipe.model).to_dict()
-    differing = [name for name in _SHAPE if getattr(model.config, name) != wanted[name]]
-    if differing:
-        raise TrainingError(
-            f"The snapshot {initial} has another shape than the recipe: {', '.join(differing)}."
-        )
-    return model
 
 
 def windows_that_suit(device: str, logits: int) -> int:
@@ -167,6 +131,7 @@ class Run:
         output: Path,
         tokenizer: Path,
         initial: Path | None,
+        teacher: Teacher | None,
         fast: bool,
     ) -> None:
         self.recipe = recipe
@@ -175,16 +140,19 @@ class Run:
         self._tokenizer = tokenizer
         self.device = accelerator.device
         torch.manual_seed(recipe.seed)
-        self.model = _model(recipe, initial).to(self.device).train()
+        self.model = trained_model(recipe, initial).to(self.device).train()
         self.optimizers = make_optimizers(self.model, recipe.optimizer)
         self._base_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self._clipped = [p for p in self.model.parameters() if p.requires_grad]
         self._on_gpu = self.device.type == "cuda"
+        logits = recipe.context * self.model.config.vocab_size
         self._device_windows = recipe.device_windows or windows_that_suit(
-            self.device.type, recipe.context * self.model.config.vocab_size
+            self.device.type, logits if teacher is None else 2 * logits
         )
         self._fast = fast or self._on_gpu
-        loss = NextTokenLoss(self.model)
+        self._teacher = teacher.fingerprint if teacher else ""
+        taught_by = teacher.model.to(self.device) if teacher else None
+        loss = NextTokenLoss(self.model, taught_by, recipe.teacher_share)
         if self._fast:
             torch.set_float32_matmul_precision("high")
             # A step's many small kernels wait for Python unless a graph starts them all at once.
@@ -200,6 +168,11 @@ class Run:
         if state["recipe"] != self._description():
             raise TrainingError(
                 f"The run in {self.output} was started with another recipe. Name another folder."
+            )
+        if state.get("teacher", "") != self._teacher:
+            raise TrainingError(
+                f"The run in {self.output} was started with another teacher. Name that one, or "
+                "another folder."
             )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -290,6 +263,7 @@ class Run:
         if self.accelerator.is_main_process:
             state = {
                 "recipe": self._description(),
+                "teacher": self._teacher,
                 "model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }

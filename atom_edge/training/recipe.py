@@ -68,6 +68,7 @@ class Recipe:
     device_windows: int = 0  # windows that a device holds at once; 0: what suits it
     seed: int = 0
     aligned_share: float = 0.0  # of the windows with a document's start in them, begin at it
+    teacher_share: float = 0.0  # of a teacher's distributions in the loss; the text has the rest
     validation_tokens: int = 262_144  # held out of each source
     validation_every: int = 1000  # steps
     checkpoint_every: int = 2000  # steps
@@ -103,8 +104,10 @@ def load_recipe(path: Path | str) -> Recipe:
             raise TrainingError(
                 f"{path}: the sources' shares at the {moment} add up to {total:g}; make it 1."
             )
-    if not 0 <= recipe.aligned_share <= 1:
-        raise TrainingError(f"{path}: aligned_share is {recipe.aligned_share:g}; make it 0 to 1.")
+    for name in ("aligned_share", "teacher_share"):
+        share = getattr(recipe, name)
+        if not 0 <= share <= 1:
+            raise TrainingError(f"{path}: {name} is {share:g}; make it 0 to 1.")
     for source in recipe.sources:
         if sum(map(bool, (source.shards, source.hub, source.generator))) != 1:
             raise TrainingError(

@@ -161,15 +161,33 @@ def test_shipped_recipes_are_what_the_card_and_the_corpus_say() -> None:
     assert load_recipe("atom-reference-plain").aligned_share == 0.6
 
 
-def test_a_second_stage_begins_at_the_rates_that_the_first_ends_with() -> None:
-    first = load_recipe("atom-next").optimizer
-    for name in ("atom-next-final", "atom-next-without-splits"):
-        second = load_recipe(name).optimizer
-        assert second.muon_lr == pytest.approx(first.muon_lr * first.final_rate)
-        assert second.adamw_lr == pytest.approx(first.adamw_lr * first.final_rate)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("atom-next", "atom-next-final"),
+        ("atom-next", "atom-next-without-splits"),
+        ("atom-next", "atom-distilled"),
+        ("atom-next", "atom-distilled-without-splits"),
+        ("atom-teacher", "atom-teacher-final"),
+        ("atom-teacher", "atom-teacher-without-splits"),
+    ],
+)
+def test_a_second_stage_begins_at_the_rates_that_the_first_ends_with(
+    first: str, second: str
+) -> None:
+    before, after = load_recipe(first).optimizer, load_recipe(second).optimizer
+    assert after.muon_lr == pytest.approx(before.muon_lr * before.final_rate)
+    assert after.adamw_lr == pytest.approx(before.adamw_lr * before.final_rate)
+    assert load_recipe(first).model == load_recipe(second).model
 
 
-@pytest.mark.parametrize("name", ["atom-next", "atom-next-without-splits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("atom-next", "atom-next-without-splits", "atom-teacher"),
+        *("atom-teacher-without-splits", "atom-distilled-without-splits"),
+    ],
+)
 def test_a_run_without_splits_reads_no_benchmark(name: str) -> None:
     sources = {source.name: source for source in load_recipe(name).sources}
     assert sources["edu"].exclude == ("ai2-olmo==*",)
@@ -194,7 +212,7 @@ def test_broken_recipes_are_refused(tmp_path: Path, change: tuple[str, str], mes
     file.write_text(RECIPE.replace(*change))
     with pytest.raises(TrainingError, match=re.escape(message)):
         load_recipe(file)
-    with pytest.raises(TrainingError, match="atom-card, atom-next"):
+    with pytest.raises(TrainingError, match="atom-card, atom-distilled"):
         load_recipe("no-such-recipe")
 
 
