@@ -97,6 +97,24 @@ def staged_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Give a new hidden folder beside `path`, named after it, which goes when the block ends.
+
+    Those that killed processes left there go too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path)
+    scratch = _aside(path, "partial")
+    try:
+        with _signals_unwind():
+            scratch.mkdir()
+            with _locked(scratch):
+                yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def clear_leftovers(target: Path) -> None:
     """Remove what killed processes left beside `target`; put back what one had moved away."""
     if sys.platform == "win32":  # without locks, a folder that is being written looks the same

@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from atom_edge.errors import TrainingError
-from atom_edge.staging import clear_leftovers, staged_folder
+from atom_edge.staging import clear_leftovers, scratch_folder, staged_folder
 from atom_edge.training import synthetic
 from atom_edge.training.recipe import Recipe, Source
 from atom_edge.training.sources import batched, find_shards, read_shard, stream_hub
@@ -103,9 +102,7 @@ def build_caches(
             streams[place] = parts
     work = [(place, part) for place, parts in streams.items() for part in parts]
     done: dict[Path, list[tuple[int, Path]]] = {place: [] for place in streams}
-    scratch = folder / f".tokenizing-{os.getpid()}"
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
+    with scratch_folder(folder / "tokenizing") as scratch:
         workers = max(1, min(len(work), os.cpu_count() or 1))
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -120,8 +117,6 @@ def build_caches(
                 if len(done[place]) == len(streams[place]):
                     _assemble([path for _, path in sorted(done[place])], place, recipe)
                 report(place.name.rsplit("-", 1)[0], finished / len(jobs))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     end = _end_of_text(Tokenizer.from_file(str(tokenizer_file)), tokenizer_file)
     return [_open(place, end) for place in places]
 

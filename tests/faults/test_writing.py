@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atom_edge.staging import clear_leftovers, write_file
+from atom_edge.staging import clear_leftovers, scratch_folder, write_file
 
 SEED = 13
 
@@ -52,6 +52,24 @@ def test_a_bundle_that_a_killed_writer_had_moved_away_is_put_back(tmp_path: Path
     clear_leftovers(tmp_path / "bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.notes", "bundle"]
     assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_a_scratch_folder_outlives_no_process(tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "work"
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from atom_edge.staging import scratch_folder\n"
+        "with scratch_folder(pathlib.Path(sys.argv[1])) as scratch:\n"
+        "    (scratch / 'half').write_text('done')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(place)])
+    assert killed.returncode == -9
+    (left,) = place.parent.iterdir()
+    with scratch_folder(place) as first, scratch_folder(place) as second:
+        assert set(place.parent.iterdir()) == {first, second}
+        assert left not in (first, second)
+    assert list(place.parent.iterdir()) == []
 
 
 def test_a_file_is_written_whole_or_not_at_all(

@@ -31,6 +31,12 @@ def test_help_has_examples_that_parse(command: str) -> None:
         group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]  # a group
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "atom_edge", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("atom-edge ")
+
+
 def test_the_shell_completes_commands() -> None:
     result = CliRunner().invoke(
         app,
