@@ -13,7 +13,7 @@ from random import Random
 
 from atom_edge.runtimes.template import ChatTemplate
 from tests.fuzz.mutate import ODD_VALUES, json_bytes, mutate_bytes, mutate_json
-from tests.fuzz.place import PROMPT, Place, say
+from tests.fuzz.place import PROMPT, Place, say, seeds
 
 _MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -85,36 +85,9 @@ def saved_cache(place: Place, rng: Random) -> str:
     return "same" if found == expected else "allowed" if sealed else "other"
 
 
-_TEMPLATES = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{% endfor %}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "{{ 2 ** (2 ** 40) }}",
-    "{{ 'x' * (10 ** 10) }}",
-    "{{ lipsum(n=10000) }}",
-    "{% set s = 'x' %}{% for i in range(60) %}{% set s = s ~ s %}{% endfor %}",
-    "{% set ns = namespace(s='x') %}"
-    "{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ messages.__init__.__globals__ }}",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "{{ '%1000000000d' | format(1) }}",
-    "{{ 'x'.center(10 ** 10) }}",
-    "{{ messages | tojson(indent=10 ** 9) }}",
-    "{{ 'x' | center(10 ** 10) }}",
-    "{{ '{:>1000000000}'.format(1) }}",
-    "{{ raise_exception('no') }}{{ strftime_now('%Y' * 99) }}",
-    "{% include 'x' %}",
-    "{{ undefined.x.y }}{{ 1 / 0 }}{{ messages[99] }}",
-    "{{ messages | map(attribute='content') | join | list | tojson }}",
-    "{{ [1, 2] | sum(start=[]) }}{{ {} | dictsort }}{{ 'a' | int(base=99) }}",
-    "{% for a in 'x' * 1000 %}{% for b in 'x' * 1000 %}{% for c in 'xxxx' * 999 %}"
-    "{% endfor %}{% endfor %}{% endfor %}",
-)
-
-
 def templates(place: Place, rng: Random) -> str:
     """Chat templates, hostile ones first."""
-    source = rng.choice(_TEMPLATES)
+    source = rng.choice(seeds("templates"))
     if rng.random() < 0.6:
         source = mutate_bytes(source.encode(), rng).decode(errors="replace")
     text = ChatTemplate(source, {"bos_token": rng.choice(("<s>", {"content": "<s>"}))})

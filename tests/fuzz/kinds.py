@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from atom_edge.runtimes.chat import Conversation
 from atom_edge.runtimes.session import AtomSession
@@ -26,7 +25,7 @@ from tests.fuzz.mutate import (
     mutate_json,
     mutate_text,
 )
-from tests.fuzz.place import PROMPT, Place, say
+from tests.fuzz.place import PROMPT, Place, say, seeds
 
 
 def _reseal(bundle: Path, name: str) -> None:
@@ -91,7 +90,11 @@ def json_files(place: Place, rng: Random) -> str:
     elif name == "generation_config.json" and rng.random() < 0.7:
         value |= {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1}
         value |= {"max_new_tokens": 20, "repetition_penalty": 1.1}
-    (mutant / name).write_bytes(json_bytes(mutate_json(value, rng), rng))
+    if rng.random() < 0.2:
+        value |= rng.choice(seeds(Path(name).stem))
+    else:
+        value = mutate_json(value, rng)
+    (mutant / name).write_bytes(json_bytes(value, rng))
     _reseal(mutant, name)
     session = AtomSession.from_pretrained(mutant)
     session.generate(PROMPT, max_new_tokens=2)
@@ -127,11 +130,11 @@ def tokenizer(place: Place, rng: Random) -> str:
     original["model"]["merges"] = [" ".join(pair) for pair in original["model"]["merges"][:200]]
     file = place.scratch / "tokenizer.json"
     if rng.random() < 0.5:
-        original["normalizer"] = rng.choice(_NORMALIZERS)
+        original["normalizer"] = rng.choice(seeds("normalizers"))
     if rng.random() < 0.3:
-        original["post_processor"] = rng.choice(_POST_PROCESSORS)
+        original["post_processor"] = rng.choice(seeds("post_processors"))
     if rng.random() < 0.3:
-        original["decoder"] = rng.choice(_DECODERS)
+        original["decoder"] = rng.choice(seeds("decoders"))
     file.write_bytes(json_bytes(mutate_json(original, rng), rng))
     opened = Tokenizer.from_file(file)
     ids = opened.encode("The water cycle: 12 × 3 = 🙂\n" * 3, add_special_tokens=True)
@@ -140,34 +143,6 @@ def tokenizer(place: Place, rng: Random) -> str:
     for token_id in (0, 1, 300):
         opened.token_text(token_id)
     return "allowed"
-
-
-_NORMALIZERS: tuple[Any, ...] = (
-    {"type": "Replace", "pattern": {"String": ""}, "content": "x"},
-    {"type": "Replace", "pattern": {"Regex": "(a*)*b"}, "content": "x" * 1000},
-    {"type": "Replace", "pattern": {"String": "e"}, "content": "ee" * 500},
-    {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
-    {"type": "Prepend", "prepend": ""},
-    {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Strip"}]},
-)
-_POST_PROCESSORS: tuple[Any, ...] = (
-    {"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 10**9]},
-    {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": "x", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [],
-        "special_tokens": {"x": {"id": "x", "ids": [1], "tokens": ["x"]}},
-    },
-)
-_DECODERS: tuple[Any, ...] = (
-    {"type": "Strip", "content": " ", "start": 10**9, "stop": 0},
-    {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-    {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
-    {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True},
-)
 
 
 def snapshot(place: Place, rng: Random) -> str:
