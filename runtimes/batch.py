@@ -60,6 +60,10 @@ class Batch:
         """How many more tasks may join."""
         return len(self._slots.all) - len(self)
 
+    def holds(self, task: Task) -> int:
+        """Tokens of a task's prompt that are in the cache, if they are worth a copy; any thread."""
+        return self._slots.holds(task)
+
     def join(self, task: Task) -> None:
         """Give a task a sequence; there must be `room`."""
         self._slots.join(task)

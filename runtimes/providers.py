@@ -62,10 +62,7 @@ def open_graph(
         MissingExtraError: if onnxruntime is not installed.
         ProviderError: if the native library is needed and cannot be had.
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _THREAD_LIMIT):
-        raise GenerationError(
-            f"threads is {threads!r}; it must be an integer from 1 to {_THREAD_LIMIT}, or None."
-        )
+    check_threads(threads)
     options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads or default_threads(graph)
     # An arena doubles as it grows and gives nothing back; without it a step is as fast.
@@ -169,6 +166,18 @@ def check_placement(session: onnxruntime.InferenceSession, provider: str) -> Non
         )
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that makes no sense.
+
+    Raises:
+        GenerationError: if it is neither from 1 to 1,024 nor None.
+    """
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _THREAD_LIMIT):
+        raise GenerationError(
+            f"threads is {threads!r}; it must be an integer from 1 to {_THREAD_LIMIT}, or None."
+        )
+
+
 def default_threads(graph: Path | bytes | None = None) -> int:
     """1 for a graph of less than 16 MB; else half of the usable cores, from 1 to 4.
 
@@ -181,12 +190,21 @@ def default_threads(graph: Path | bytes | None = None) -> int:
     return max(1, min(usable_cores() // 2, _MOST_THREADS))
 
 
-def serving_threads() -> int:
-    """Half of the usable cores, from 2 to 4, for a server, which has them to itself.
+def serving_threads(graph: Path, cores: int | None = None) -> tuple[int, int]:
+    """How a server makes use of some cores: its batches at once, and the threads of each.
 
-    A batch gives two threads enough to do, even of a small model.
+    Args:
+        graph: what it runs. Of a small one the products are too short to share, and each thread
+            has a batch of its own.
+        cores: None for half of the usable ones, from 2 to 4; a server has them to itself.
+
+    Raises:
+        GenerationError: if it is not from 1 to 1,024.
     """
-    return max(default_threads(), min(2, usable_cores()))
+    check_threads(cores)
+    if cores is None:
+        cores = max(default_threads(), min(2, usable_cores()))
+    return (cores, 1) if _size(graph) < _SMALL else (1, cores)
 
 
 def _size(graph: Path | bytes) -> int:

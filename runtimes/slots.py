@@ -89,6 +89,12 @@ class Slots:
         """How many work on a task."""
         return sum(slot.task is not None for slot in self.all)
 
+    def holds(self, task: Task) -> int:
+        """Tokens of a task's prompt that some sequence holds; 0 if they are not worth a copy."""
+        wanted = _reusable(task)
+        shared = max(_shared(slot.tokens, wanted) for slot in self.all)
+        return shared if shared >= _WORTH_A_COPY else 0
+
     def join(self, task: Task) -> None:
         """Give a task a sequence; one must be free."""
         slot = self._place(task)
@@ -111,7 +117,7 @@ class Slots:
         """The slot for a task, with as much of its prompt in the cache as can be had."""
         free = [slot for slot in self.all if slot.task is None]
         oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
-        wanted = task.prompt[:-1] if task.rate_prompt is None else ()
+        wanted = _reusable(task)
         known = self.all if self._copies else free
         best = max(known, key=lambda slot: _shared(slot.tokens, wanted))
         shared = _shared(best.tokens, wanted)
@@ -160,6 +166,11 @@ class Slots:
         lengths[slot.index] = length
         self._cache.crop(lengths)
         del slot.tokens[length:]
+
+
+def _reusable(task: Task) -> Sequence[int]:
+    """The tokens of a prompt that need not be fed if a cache holds them."""
+    return task.prompt[:-1] if task.rate_prompt is None else ()
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

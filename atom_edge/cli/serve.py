@@ -51,6 +51,8 @@ def serve(
         from atom_edge.runtimes.server.app import Access, new_app
         from atom_edge.runtimes.server.run import listen
         from atom_edge.runtimes.server.run import serve as run
+    from atom_edge.bundle import open_bundle
+    from atom_edge.hub import find_bundle
     from atom_edge.runtimes.server.plan import Planner
     from atom_edge.runtimes.server.scheduler import Scheduler
     from atom_edge.runtimes.session import AtomSession
@@ -58,9 +60,11 @@ def serve(
     keys = [*(api_key or []), *_read_keys(api_key_file)]
     if not all(keys):
         raise typer.BadParameter("An API key is empty.", param_hint="--api-key")
-    session = AtomSession.from_pretrained(bundle, threads or serving_threads(), provider)
+    opened = open_bundle(find_bundle(bundle))
+    lanes, each = serving_threads(opened.graph(opened.roles[0]), threads)
+    session = AtomSession(opened, threads=each, provider=provider)
     names = name or [_name(bundle)]
-    scheduler = Scheduler(session, parallel, queue)
+    scheduler = Scheduler(session, parallel, queue, lanes if session.device == "cpu" else 1)
     app = new_app(Planner(session, names), scheduler, Access(keys, cors_origin or []))
     listening = listen(host, port)
     address, port = listening.getsockname()[:2]

@@ -34,9 +34,10 @@ from atom_edge.runtimes.server.http import (
     read_body,
     while_connected,
 )
+from atom_edge.runtimes.server.mailbox import Mailbox
 from atom_edge.runtimes.server.metrics import CONTENT_TYPE, Metrics
 from atom_edge.runtimes.server.plan import Plan, Planner
-from atom_edge.runtimes.server.scheduler import Mailbox, Scheduler
+from atom_edge.runtimes.server.scheduler import Scheduler
 
 BODY_LIMIT = 16 * 2**20
 # Bytes of a request, and replies of it, that would keep all others waiting until it is planned.

@@ -1,10 +1,11 @@
-"""The model's thread: tasks wait in a bounded queue, join the batch, and their pieces go out.
+"""The model's threads: tasks wait in a bounded queue, join a batch, and their pieces go out.
 
     submit -> queue -> join -> run -> pieces -> mailbox of the request
     cancel --------^-------^ between two runs
 
-The server's event loop submits and reads; the thread alone touches the batch. All pieces that are
-due after a run cross over to the loop together.
+The server's event loop submits and reads. Each lane is a thread with a batch, which it alone
+touches: of a small model two batches side by side make more than one that two threads share. All
+pieces that are due after a run cross over to the loop together.
 """
 
 from __future__ import annotations
@@ -13,106 +14,74 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 
 from atom_edge.errors import AtomEdgeError, RequestError
 from atom_edge.runtimes.batch import Batch
-from atom_edge.runtimes.reply import Piece
+from atom_edge.runtimes.server.mailbox import Delivery, Mailbox
 from atom_edge.runtimes.session import AtomSession
 from atom_edge.runtimes.slots import Task
 
-Delivery = tuple[Task, Piece]
+# Tasks of the queue among which a lane looks for one that it may take.
+_LOOK_AHEAD = 16
 
 
-# Seconds between parts of a reply: a reader sees it flow, and a part for each token would take as
-# long to write as the token to make.
-_INTERVAL = 0.02
+@dataclass(eq=False)
+class _Lane:
+    """A thread and its batch.
 
-
-class Mailbox:
-    """What has come of the tasks of one request and was not read yet.
-
-    The model's thread adds and takes; the event loop puts what was taken, and reads.
+    Attributes:
+        size: tasks at once at most.
+        batch: what only the thread changes.
+        running: the tasks in it.
+        left: those of them that nobody wants any more.
     """
 
-    def __init__(self) -> None:
-        self._added: list[Delivery] = []
-        self._due = 0.0
-        self._pieces: list[Delivery] = []
-        self._failure: Exception | None = None
-        self._arrived = asyncio.Event()
-
-    def add(self, delivery: Delivery) -> None:
-        """Add a piece; the first and the last of a reply are due at once."""
-        self._added.append(delivery)
-        piece = delivery[1]
-        if piece.generation_tokens <= 1 or piece.finish_reason is not None:
-            self._due = 0.0
-
-    def take_due(self, now: float) -> list[Delivery]:
-        """All that was added, if it is time to hand it over."""
-        if now < self._due:
-            return []
-        due, self._added = self._added, []
-        self._due = now + _INTERVAL
-        return due
-
-    async def read(self) -> list[Delivery]:
-        """Wait until something is there, and take all of it.
-
-        Raises:
-            RequestError: if the server stops before the tasks are done.
-            AtomEdgeError: if the model fails.
-        """
-        await self._arrived.wait()
-        self._arrived.clear()
-        if self._failure is not None:
-            raise self._failure
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def put(self, pieces: Sequence[Delivery]) -> None:
-        """Let them be read."""
-        self._pieces += pieces
-        self._arrived.set()
-
-    def fail(self, error: Exception) -> None:
-        """Let the reader fail."""
-        self._failure = error
-        self._arrived.set()
+    size: int
+    batch: Batch
+    running: set[Task] = field(default_factory=set)
+    left: list[Task] = field(default_factory=list)
 
 
 class Scheduler:
-    """Runs tasks of many requests on one thread.
+    """Runs tasks of many requests.
 
     Args:
         session: the model.
         size: replies at once at most.
         queue: tasks that may wait at most.
+        lanes: threads, each with its share of the replies.
     """
 
-    def __init__(self, session: AtomSession, size: int, queue: int) -> None:
+    def __init__(self, session: AtomSession, size: int, queue: int, lanes: int = 1) -> None:
         self.size = size
         self.queue = queue
         self._session = session
         self._waiting: deque[Task] = deque()
-        self._running: set[Task] = set()
-        self._left: list[Task] = []
+        lanes = min(lanes, size)
+        sizes = [size // lanes + (number < size % lanes) for number in range(lanes)]
+        self._lanes = [_Lane(each, session.new_batch(each)) for each in sizes]
         self._mailboxes: dict[Task, Mailbox] = {}
         self._changed = threading.Condition()
         self._draining = self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=[lane], name="model", daemon=True)
+            for lane in self._lanes
+        ]
 
     def start(self) -> None:
         """Begin to work, for the event loop that runs now."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def running(self) -> int:
-        """Tasks in the batch."""
-        return len(self._running)
+        """Tasks in a batch."""
+        return sum(len(lane.running) for lane in self._lanes)
 
     @property
     def waiting(self) -> int:
@@ -148,7 +117,7 @@ class Scheduler:
         with self._changed:
             if self._draining:
                 raise _stopping()
-            free = self.size - len(self._running) + self.queue
+            free = self.size - self.running + self.queue
             if len(self._waiting) + len(tasks) > free:
                 raise RequestError(
                     "The server is busy: its queue is full. Try again in a moment.",
@@ -159,7 +128,7 @@ class Scheduler:
             for task in tasks:
                 self._mailboxes[task] = mailbox
             self._waiting.extend(tasks)
-            self._changed.notify()
+            self._changed.notify_all()
         return mailbox
 
     def cancel(self, tasks: Sequence[Task]) -> None:
@@ -168,11 +137,12 @@ class Scheduler:
             for task in tasks:
                 if self._mailboxes.pop(task, None) is None:
                     continue
-                if task in self._running:
-                    self._left.append(task)
-                else:
+                lane = next((lane for lane in self._lanes if task in lane.running), None)
+                if lane is None:
                     self._waiting.remove(task)
-            self._changed.notify()
+                else:
+                    lane.left.append(task)
+            self._changed.notify_all()
 
     def drain(self) -> None:
         """Refuse what waits and what comes; what runs goes on."""
@@ -184,62 +154,83 @@ class Scheduler:
             self._call(mailbox.fail, _stopping())
 
     def close(self) -> None:
-        """End the thread after the run that it is in."""
+        """End each thread after the run that it is in."""
         with self._changed:
             self._draining = self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    # The model's thread
+    # The model's threads
 
-    def _work(self) -> None:
-        batch = self._session.new_batch(self.size)
-        while self._admit(batch):
+    def _work(self, lane: _Lane) -> None:
+        while self._admit(lane):
             try:
-                done = batch.run()
+                done = lane.batch.run()
             except Exception as error:  # one broken run must not end the server
-                self._fail(error)
-                batch = self._session.new_batch(self.size)
+                self._fail(lane, error)
             else:
-                self._deliver(done)
+                self._deliver(lane, done)
 
-    def _admit(self, batch: Batch) -> bool:
+    def _admit(self, lane: _Lane) -> bool:
         """Wait for work, and let tasks leave and join; False at the end of the server."""
         with self._changed:
-            while not (self._closed or self._left or self._waiting or self._running):
+            while not self._closed:
+                for task in lane.left:
+                    lane.batch.leave(task)
+                    lane.running.discard(task)
+                lane.left.clear()
+                while (found := self._next(lane)) is not None:
+                    self._waiting.remove(found)
+                    lane.running.add(found)
+                    lane.batch.join(found)
+                if lane.running:
+                    if self._waiting:  # some of it may be for a lane that sleeps
+                        self._changed.notify_all()
+                    return True
                 self._changed.wait()
-            for task in self._left:
-                batch.leave(task)
-                self._running.discard(task)
-            self._left.clear()
-            while self._waiting and len(self._running) < self.size and not self._closed:
-                task = self._waiting.popleft()
-                self._running.add(task)
-                batch.join(task)
-            return not self._closed
+            return False
 
-    def _deliver(self, done: Sequence[Delivery]) -> None:
+    def _next(self, lane: _Lane) -> Task | None:
+        """The first task of the queue that this lane may take.
+
+        It leaves those of which another lane holds more of the prompt and has a place.
+        """
+        if not self._waiting:
+            return None
+        share = -(-(self.running + len(self._waiting)) // len(self._lanes))
+        free = [each for each in self._lanes if len(each.running) < min(each.size, share)]
+        if lane not in free:
+            return None
+        free.sort(key=lambda each: each is not lane)  # of equals, this one
+        for task in islice(self._waiting, _LOOK_AHEAD):
+            if lane is max(free, key=lambda each: each.batch.holds(task)):  # at once
+                return task
+        return None
+
+    def _deliver(self, lane: _Lane, done: Sequence[Delivery]) -> None:
         reached = set()
         with self._changed:
             for task, piece in done:
                 mailbox = self._mailboxes.get(task)
                 if piece.finish_reason is not None:
-                    self._running.discard(task)
+                    lane.running.discard(task)
                     self._mailboxes.pop(task, None)
                 if mailbox is not None:
                     mailbox.add((task, piece))
                     reached.add(mailbox)
-        now = perf_counter()
-        post = [(mailbox, pieces) for mailbox in reached if (pieces := mailbox.take_due(now))]
-        if post:
-            self._call(_post, post)
+            now = perf_counter()
+            post = [(mailbox, pieces) for mailbox in reached if (pieces := mailbox.take_due(now))]
+            if post:  # in the order in which the lanes took it
+                self._call(_post, post)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, lane: _Lane, error: Exception) -> None:
         failure = AtomEdgeError(f"The model failed: {error}")
         with self._changed:
-            broken = [self._mailboxes.pop(task, None) for task in self._running]
-            self._running.clear()
-            self._left.clear()
+            lane.batch = self._session.new_batch(lane.size)
+            broken = [self._mailboxes.pop(task, None) for task in lane.running]
+            lane.running.clear()
+            lane.left.clear()
         for mailbox in broken:
             if mailbox is not None:
                 self._call(mailbox.fail, failure)
