@@ -47,7 +47,7 @@ def serving(bundle: Path, *arguments: str) -> Iterator[Running]:
     """The server of a bundle; it must end well."""
     command = [sys.executable, "-m", "atom_edge.cli", "serve", str(bundle), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--name", NAME, "--threads", "1", *arguments], stderr=subprocess.PIPE, text=True
+        [*command, "--name", NAME, "--threads", "2", *arguments], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     try:
