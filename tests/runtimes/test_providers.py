@@ -16,6 +16,7 @@ from atom_edge.runtimes.providers import (
     check_placement,
     default_threads,
     open_graph,
+    serving_threads,
     usable_cores,
 )
 from atom_edge.runtimes.session import AtomSession
@@ -93,6 +94,18 @@ def test_a_node_on_another_provider_is_named(small_cuda_bundle: Path) -> None:
 def test_an_unknown_provider_is_an_error(small_bundle: Path) -> None:
     with pytest.raises(ProviderError, match="'tpu'; choose one of cpu, cuda, auto"):
         AtomSession.from_pretrained(small_bundle, provider="tpu")  # type: ignore[arg-type]
+
+
+def test_a_server_has_a_batch_for_each_core_or_all_cores_for_one_batch(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.onnx", tmp_path / "large.onnx"
+    for graph, size in ((small, 2**20), (large, 2**24)):
+        with graph.open("wb") as file:
+            file.truncate(size)
+    assert serving_threads(small, 3) == (3, 1)
+    assert serving_threads(large, 3) == (1, 3)
+    for threads in (0, 1025):
+        with pytest.raises(GenerationError, match=f"threads is {threads}"):
+            serving_threads(small, threads)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**11, 1.5, "2"])
