@@ -38,10 +38,10 @@ ATOM_EDGE_INLINE void add_pairs(const int8_t* weights, const int8_t* rows, int w
 
 // Adds the products of one plane of values, sixteen inputs at a time.
 template <int Rows>
-ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int width, int begin, int end,
+ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int width, int count,
                       int32x4_t (&sums)[Rows][kParts]) {
 #if defined(__ARM_FEATURE_DOTPROD)
-  for (int k = begin; k < end; k += 16, weights += 256) {
+  for (int k = 0; k < count; k += 16, weights += 256) {
     int8x16_t x[Rows];
     for (int r = 0; r < Rows; r++) x[r] = vld1q_s8(rows + static_cast<size_t>(r) * 2 * width + k);
     // Four inputs of all sixteen outputs at a time.
@@ -57,8 +57,8 @@ ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int w
   }
 #else
   int32x4_t pairs[Rows][kParts][2];
-  add_pairs<Rows, true>(weights, rows + begin, width, pairs);
-  for (int k = begin + 16; k < end; k += 16)
+  add_pairs<Rows, true>(weights, rows, width, pairs);
+  for (int k = 16; k < count; k += 16)
     add_pairs<Rows, false>(weights += 256, rows + k, width, pairs);
   for (int r = 0; r < Rows; r++)
     for (int i = 0; i < kParts; i++) {
@@ -70,11 +70,11 @@ ATOM_EDGE_INLINE void dot_plane(const int8_t* weights, const int8_t* rows, int w
 
 template <int Rows, int Panels, bool Wide>
 ATOM_EDGE_INLINE void dot(const int8_t* weights, size_t panel_stride, const int8_t* rows, int width,
-                int begin, int end, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
+                int count, const Segment*, int, IntegerLanes (&sums)[Rows][Panels]) {
   for (int p = 0; p < Panels; p++) {
     int32x4_t high[Rows][kParts] = {}, low[Rows][kParts] = {};
-    dot_plane<Rows>(weights + p * panel_stride, rows, width, begin, end, high);
-    if (Wide) dot_plane<Rows>(weights + p * panel_stride, rows + width, width, begin, end, low);
+    dot_plane<Rows>(weights + p * panel_stride, rows, width, count, high);
+    if (Wide) dot_plane<Rows>(weights + p * panel_stride, rows + width, width, count, low);
     for (int r = 0; r < Rows; r++)
       for (int i = 0; i < kParts; i++)
         sums[r][p].part[i] = (Integers)(Wide ? (high[r][i] << 8) + low[r][i] : high[r][i]);

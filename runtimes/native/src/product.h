@@ -63,30 +63,33 @@ ATOM_EDGE_INLINE void keep_in_memory(T& values) {
 #else
 #define ATOM_EDGE_TILE inline
 #endif
-template <int R, int P, bool Wide>
+// Length is that of the segments, known beforehand, or 0.
+template <int R, int P, bool Wide, int Length>
 ATOM_EDGE_TILE void tile(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
   Lanes total[R][P];
   for (auto& row : total)
     for (auto& lanes : row) lanes = broadcast(0);
-  const int width = matrix.inputs;
+  const int width = matrix.inputs, segments = matrix.segments;
   const size_t panel_stride = static_cast<size_t>(width) * kPanel;
+  const size_t scale_stride = static_cast<size_t>(segments) * kPanel;
   const int8_t* weights = matrix.weights + panel * panel_stride;
+  const uint16_t* scales = matrix.scales + panel * scale_stride;
   const int8_t* values = rows.values + static_cast<size_t>(first) * 2 * width;
-  const Segment* segments = rows.segments + static_cast<size_t>(first) * matrix.segments;
-  for (int s = 0; s < matrix.segments; s++) {
-    const int begin = s * matrix.segment;
-    const int end = begin + matrix.segment < width ? begin + matrix.segment : width;
+  const Segment* segment = rows.segments + static_cast<size_t>(first) * segments;
+  for (int left = width; left > 0; segment++, scales += kPanel) {
+    const int length = Length ? Length : left < matrix.segment ? left : matrix.segment;
     IntegerLanes sums[R][P];
     if constexpr (R * P * kParts > kSumsInRegisters) keep_in_memory(total);
-    dot<R, P, Wide>(weights + static_cast<size_t>(begin) * kPanel, panel_stride, values, width,
-                    begin, end, segments + s, matrix.segments, sums);
+    dot<R, P, Wide>(weights, panel_stride, values, width, length, segment, segments, sums);
     for (int p = 0; p < P; p++) {
-      const size_t at = static_cast<size_t>(panel + p) * matrix.segments + s;
-      const Lanes scale = load_bfloat16(matrix.scales + at * kPanel);
+      const Lanes scale = load_bfloat16(scales + p * scale_stride);
       for (int r = 0; r < R; r++)
-        total[r][p] = fused(to_floats(sums[r][p]),
-                            scale * segments[r * matrix.segments + s].scale, total[r][p]);
+        total[r][p] = fused(to_floats(sums[r][p]), scale * segment[r * segments].scale,
+                            total[r][p]);
     }
+    left -= length;
+    weights += length * kPanel;
+    values += length * kValueBytes<Wide>;
   }
   for (int p = 0; p < P; p++) {
     const int column = (panel + p) * kPanel;
@@ -105,25 +108,37 @@ ATOM_EDGE_TILE void tile(const Matrix& matrix, int panel, const Rows& rows, int 
 }
 
 // All rows from `first` on by the panels from `panel` on, in tiles of R rows and then of fewer.
-template <int R, int P, bool Wide>
+template <int R, int P, bool Wide, int Length>
 inline void tiles(const Matrix& matrix, int panel, const Rows& rows, int first, const Target& to) {
-  for (; first + R <= rows.count; first += R) tile<R, P, Wide>(matrix, panel, rows, first, to);
+  for (; first + R <= rows.count; first += R)
+    tile<R, P, Wide, Length>(matrix, panel, rows, first, to);
   if constexpr (R > 1)
-    if (first < rows.count) tiles<R - 1, P, Wide>(matrix, panel, rows, first, to);
+    if (first < rows.count) tiles<R - 1, P, Wide, Length>(matrix, panel, rows, first, to);
 }
 
-template <int R, int P, bool Wide>
+template <int R, int P, bool Wide, int Length>
 inline void panels(const Matrix& matrix, int begin, int end, const Rows& rows, const Target& to) {
-  for (; begin + P <= end; begin += P) tiles<R, P, Wide>(matrix, begin, rows, 0, to);
-  for (; begin < end; begin++) tiles<R, 1, Wide>(matrix, begin, rows, 0, to);
+  for (; begin + P <= end; begin += P) tiles<R, P, Wide, Length>(matrix, begin, rows, 0, to);
+  for (; begin < end; begin++) tiles<R, 1, Wide, Length>(matrix, begin, rows, 0, to);
 }
 
+template <bool Wide, int Length>
+inline void panels(const Matrix& matrix, int begin, int end, const Rows& rows, const Target& to) {
+  constexpr int kRows = Wide ? kWideRowsAtOnce : kRowsAtOnce;
+  if (rows.count == 1)
+    panels<1, kPanelsOfOneRow, Wide, Length>(matrix, begin, end, rows, to);
+  else
+    panels<kRows, kPanelsAtOnce, Wide, Length>(matrix, begin, end, rows, to);
+}
+
+// Segments of the usual length have loops of their own.
+constexpr int kUsualSegment = 32;
 template <bool Wide>
 inline void panels(const Matrix& matrix, int begin, int end, const Rows& rows, const Target& to) {
-  if (rows.count == 1)
-    panels<1, kPanelsOfOneRow, Wide>(matrix, begin, end, rows, to);
+  if (matrix.segment == kUsualSegment && matrix.inputs % kUsualSegment == 0)
+    panels<Wide, kUsualSegment>(matrix, begin, end, rows, to);
   else
-    panels<Wide ? kWideRowsAtOnce : kRowsAtOnce, kPanelsAtOnce, Wide>(matrix, begin, end, rows, to);
+    panels<Wide, 0>(matrix, begin, end, rows, to);
 }
 
 // Products that are shared have at least so many multiplications for each to take.

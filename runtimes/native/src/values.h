@@ -10,8 +10,8 @@
 namespace atom_edge {
 namespace {
 
-// The scale of one segment of a row, and -128 * the sum of its values: what is added where the
-// processor multiplies unsigned bytes, weight + 128, with signed ones.
+// The scale of one segment of a row, and what its sums begin with: it makes good that processors
+// multiply an unsigned byte with a signed one. See `correction`.
 struct Segment {
   float scale;
   int32_t correction;
@@ -50,14 +50,30 @@ ATOM_EDGE_INLINE void store_bytes(int8_t* to, const IntegerLanes& values) {
 }
 #endif
 
+// The part of values in a segment's correction.
+ATOM_EDGE_INLINE Integers correction([[maybe_unused]] Integers values) {
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+  return values * -128;  // weights are made unsigned by 128 more
+#elif defined(__AVX2__)
+  return (Integers)_mm256_max_epi32((__m256i)-values, _mm256_setzero_si256());
+#else
+  return Integers{};
+#endif
+}
+
 #if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AVX512VNNI__)
-// AVX2 multiplies an unsigned byte with a signed one and saturates, so its 8-bit rows hold the
-// values and then their magnitudes. Its 16-bit rows hold int16: of every four values the first
+// AVX2 multiplies an unsigned byte with a signed one and saturates, so its 8-bit rows hold masks of
+// signs, all ones for a negative value, and then magnitudes. A weight that is masked is one too
+// small, -weight - 1, which the correction makes good: the sum of what is negative, without its
+// sign. A mask is quicker than an instruction of signs. Its 16-bit rows hold int16: of every four values the first
 // and third, then the second and fourth, which is how the weights come out of their bytes.
+template <bool Wide>
+constexpr int kValueBytes = Wide ? 2 : 1;  // from a value of a plane to the next
 ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
   if (!wide) {
     const __m128i bytes = pack8(values);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(row + at), bytes);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(row + at),
+                     _mm_cmpgt_epi8(_mm_setzero_si128(), bytes));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(row + width + at), _mm_abs_epi8(bytes));
     return;
   }
@@ -67,6 +83,8 @@ ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes 
                       _mm256_shuffle_epi8(pack16(values), order));
 }
 #else
+template <bool Wide>
+constexpr int kValueBytes = 1;
 ATOM_EDGE_INLINE void store_values(int8_t* row, int width, int at, IntegerLanes values, bool wide) {
   if (!wide) {
     store_bytes(row + at, values);
@@ -102,7 +120,7 @@ inline void quantize(const float* x, int width, int segment, bool by_row, bool w
       // What is no number becomes one.
       const Lanes scaled = larger(load(x + i) * inverse, broadcast(-most));
       const IntegerLanes values = nearest(smaller(scaled, broadcast(most)));
-      for (int part = 0; part < kParts; part++) total.part[part] += values.part[part];
+      for (int part = 0; part < kParts; part++) total.part[part] += correction(values.part[part]);
       store_values(row, width, i, values, wide);
     }
     int32_t sums[kLanes];
@@ -110,7 +128,7 @@ inline void quantize(const float* x, int width, int segment, bool by_row, bool w
     int32_t whole = 0;
     for (int32_t value : sums) whole += value;
     segments->scale = magnitude / most;
-    segments->correction = whole * -128;
+    segments->correction = whole;
   }
 }
 
