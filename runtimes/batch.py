@@ -128,12 +128,11 @@ class Batch:
         if self._choices is None or self._choices[0] != tasks:
             every = {token for task in tasks for token in task.reply.end_ids}
             self._choices = tasks, Choices([task.reply.sequel for task in tasks], every)
-        room = min(task.reply.room for task in tasks)
-        steps = 1 if self._slots.line else min(self._pace.steps, room)
+        steps = 1 if self._slots.line else self._pace.steps
         started = perf_counter()
         chosen = self._choosing.choose(*self._padded(feed), self._choices[1], steps)
         if not self._slots.line:
-            self._pace.note(steps, perf_counter() - started)
+            self._pace.note(chosen.tokens.shape[1], perf_counter() - started)
         done = []
         for row, (slot, task) in enumerate(zip(feed, tasks, strict=True)):
             slot.tokens += feed[slot]

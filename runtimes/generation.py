@@ -93,9 +93,9 @@ class Reply:
     @property
     def sequel(self) -> Sequel:
         """How an engine that chooses tokens goes on with it."""
-        return Sequel(
-            self.options, self._count, [*self.prompt.token_ids, *self._token_ids], self.room
-        )
+        penalized = self.options.repetition_penalty != 1
+        seen = [*self.prompt.token_ids, *self._token_ids] if penalized else ()
+        return Sequel(self.options, self._count, seen, self.room)
 
     def take_chosen(self, chosen: Chosen, row: int) -> Iterator[Piece]:
         """Go on with the tokens that an engine chose; those behind the reply's end are left."""
@@ -173,9 +173,8 @@ def _in_runs(decoder: Decoder, reply: Reply) -> Iterator[Piece]:
     choices, pace = Choices([reply.sequel], reply.end_ids), Pace(_BRISK)
     while True:
         started = perf_counter()
-        steps = min(pace.steps, reply.room)
-        chosen = decoder.choose(token_ids, choices, steps)
-        pace.note(steps, perf_counter() - started)
+        chosen = decoder.choose(token_ids, choices, pace.steps)
+        pace.note(chosen.tokens.shape[1], perf_counter() - started)
         for piece in reply.take_chosen(chosen, 0):
             yield piece
             if piece.finish_reason is not None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     import onnxruntime
 
+    from atom_edge.runtimes.gpu import Gpu
+
 Provider = Literal["cpu", "cuda", "auto"]
 
 _CUDA = "CUDAExecutionProvider"
@@ -79,8 +81,30 @@ def open_graph(
     return _load(graph, options, ["CPUExecutionProvider"])
 
 
-def open_on_cuda(graph: Path | bytes) -> onnxruntime.InferenceSession:
+def find_gpu() -> Gpu | None:
+    """The GPU, to run kernels of our own on; None where there is nothing to compile them with.
+
+    Raises:
+        ProviderError: if the installed onnxruntime has no CUDA in it.
+        MissingExtraError: if none is installed.
+    """
+    from atom_edge.runtimes.gpu import Gpu  # with ctypes and numpy, which few need
+
+    onnxruntime = check_cuda()
+    with quietly():
+        onnxruntime.preload_dlls()
+    try:
+        return Gpu()
+    except ProviderError:
+        return None
+
+
+def open_on_cuda(graph: Path | bytes, gpu: Gpu | None = None) -> onnxruntime.InferenceSession:
     """Load a graph of a verified bundle on a GPU, its runs to be recorded as CUDA graphs.
+
+    Args:
+        graph: the ONNX file, or what `Bundle.read_graph` read of it.
+        gpu: whose stream the runs are to be on; None for one of onnxruntime's own.
 
     Raises:
         ProviderError: if CUDA cannot be had, or a node of the graph would run on the CPU.
@@ -92,7 +116,10 @@ def open_on_cuda(graph: Path | bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with quietly() as printed:
         onnxruntime.preload_dlls()  # finds the CUDA libraries that come as wheels
-        session = _load(graph, options, [(_CUDA, {"enable_cuda_graph": "1"})])
+        settings = {"enable_cuda_graph": "1"}
+        if gpu is not None:
+            settings["user_compute_stream"] = str(gpu.stream)
+        session = _load(graph, options, [(_CUDA, settings)])
     if _CUDA not in session.get_providers():
         reason = missing_libraries(printed.getvalue()) or (
             "there is no usable GPU, or its driver is older than the CUDA libraries. "

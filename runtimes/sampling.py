@@ -65,10 +65,15 @@ def greedy(logits: Logits) -> int:
 def _check_finite(most: np.float32) -> None:
     """Raise for the greatest of logits, which a NaN among them makes NaN."""
     if not math.isfinite(most):
-        raise GenerationError(
-            f"The model's logits are not finite numbers: the greatest is {most}. Its weights are "
-            "damaged or overflow; validate the bundle with: atom-edge validate"
-        )
+        raise not_finite(f": the greatest is {most}")
+
+
+def not_finite(detail: str = "") -> GenerationError:
+    """The error of logits that no token can be chosen by."""
+    return GenerationError(
+        f"The model's logits are not finite numbers{detail}. Its weights are damaged or overflow; "
+        "validate the bundle with: atom-edge validate"
+    )
 
 
 def make_sampler(options: GenerationOptions) -> Sampler:
@@ -130,6 +135,12 @@ def to_weights(logits: Logits, temperature: float = 1.0) -> Weights:
         part = slice(start, start + _PART)
         weights[part] = _powers_of_two((logits[part] - most) * sharpness)
     return weights
+
+
+def sharpness_of(temperatures: NDArray[np.float64]) -> Logits:
+    """What `to_weights` multiplies logits by; 0 for temperature 0."""
+    cold = temperatures == 0
+    return np.where(cold, 0, _LOG2_E / np.where(cold, 1, temperatures)).astype(np.float32)
 
 
 def _powers_of_two(scores: Logits) -> Weights:

@@ -19,7 +19,7 @@ class Chosen(NamedTuple):
     """The tokens of a run; the next run may overwrite the arrays.
 
     Attributes:
-        tokens: int64 `[N, S]`; -1 behind one that ends its sequence.
+        tokens: int64 `[N, S]`; -1 behind one that ends its sequence, or fills its room.
         top_tokens: int64 `[N, S, A]`, the likeliest first.
         log_probabilities: float64 `[N, S, 1 + A]`, of the chosen token and of those; `[N, S, 0]` if
             they were not asked for.
@@ -36,7 +36,7 @@ class Sequel(NamedTuple):
     Attributes:
         options: with a seed.
         drawn: tokens that were chosen before.
-        seen: the tokens that a repetition penalty is for.
+        seen: the tokens that a repetition penalty is for; none without one.
         room: tokens that it may get at most.
     """
 
@@ -53,6 +53,7 @@ class Choices:
         end_ids: int64 `[E]`.
         sampling: float64 `[N, 5]`.
         seeds: int64 `[N, 2]`: the seed's bits, and the numbers that were drawn.
+        rooms: int64 `[N]`, tokens that each may still get.
         history: int64 `[N, H]`, -1 behind the tokens that were seen; H is 0 without a penalty.
         alternatives: A; -1 for no log-probabilities.
     """
@@ -66,6 +67,7 @@ class Choices:
         )
         seeds = [(sequel.options.seed or 0, sequel.drawn) for sequel in sequels]
         self.seeds = np.array(seeds, np.uint64).view(np.int64)
+        self.rooms = np.array([sequel.room for sequel in sequels], np.int64)
         self.alternatives = max(-1 if o.logprobs is None else o.logprobs for o in each)
         self._seen = np.zeros(len(sequels), np.int64)
         if all(o.repetition_penalty == 1 for o in each):
@@ -80,6 +82,7 @@ class Choices:
         """Go on behind `Chosen.tokens`; int64 `[N]`, how many were chosen of each sequence."""
         counts: Ids = (tokens >= 0).sum(axis=1)
         self.seeds[:, 1] += counts
+        self.rooms -= counts
         if self.history.shape[1]:
             for row, count in enumerate(counts.tolist()):
                 self._note(row, tokens[row, :count])
@@ -102,7 +105,7 @@ class ChoosingCache(Protocol):
             token_ids: int64 `[B, T]`, padded on the right.
             counts: int64 `[B]`, how many are real; 0 for a sequence that takes no part.
             choices: of those that take part, in order; they go on behind what is chosen.
-            steps: S, at least 1.
+            steps: S at most, at least 1; a sequence gets no more than it has room for.
 
         Raises:
             GenerationError: if a sequence would leave the context; nothing is appended then.

@@ -133,7 +133,8 @@ class NativeCache(SteppingCache):
         return logits
 
     def choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
-        """See `ChoosingCache`."""
+        """See `ChoosingCache`; all get as many tokens as the one with the least room."""
+        steps = min(steps, int(choices.rooms.min()))
         most = counts + (counts > 0) * (steps - 1)
         check_counts(self.lengths, most, self._context_length)
         self._make_room(self.lengths + most)
