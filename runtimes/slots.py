@@ -52,7 +52,6 @@ class Slot:
         next: the token to feed; None as long as there is a prompt.
         leader: a slot whose prompt begins in the same way and is worth waiting for.
         shared: tokens that the beginning has.
-        used: when a task took it last.
     """
 
     index: int
@@ -61,7 +60,6 @@ class Slot:
     next: int | None = None
     leader: Slot | None = None
     shared: int = 0
-    used: int = 0
 
 
 class Slots:
@@ -82,12 +80,15 @@ class Slots:
         self._copies = copies
         self.all = [Slot(index) for index in range(size)]
         self.line: deque[Slot] = deque()
-        self._turn = 0
+        # Dictionaries for their order: of thousands of sequences each is found at once.
+        self._working: dict[Task, Slot] = {}
+        self._unused = dict.fromkeys(self.all)
+        self._left: dict[Slot, None] = {}
 
     @property
     def busy(self) -> int:
         """How many work on a task."""
-        return sum(slot.task is not None for slot in self.all)
+        return len(self._working)
 
     def holds(self, task: Task) -> int:
         """Tokens of a task's prompt that some sequence holds; 0 if they are not worth a copy."""
@@ -98,29 +99,35 @@ class Slots:
     def join(self, task: Task) -> None:
         """Give a task a sequence; one must be free."""
         slot = self._place(task)
-        self._turn += 1
-        for other in self.all:
+        for other in self.line if self._copies else ():
             if other.leader is slot:
                 other.leader = None
-        slot.task, slot.next, slot.used = task, None, self._turn
+        self._unused.pop(slot, None)
+        self._left.pop(slot, None)
+        self._working[task] = slot
+        slot.task, slot.next = task, None
         self.line.append(slot)
 
     def leave(self, task: Task) -> None:
         """Free the sequence of a task; nothing comes of it any more. One that has left may."""
-        for slot in self.all:
-            if slot.task is task:
-                slot.task = slot.next = slot.leader = None
-                if slot in self.line:
-                    self.line.remove(slot)
+        slot = self._working.pop(task, None)
+        if slot is None:
+            return
+        if slot.next is None:
+            self.line.remove(slot)
+        slot.task = slot.next = slot.leader = None
+        free = self._left if slot.tokens else self._unused
+        free[slot] = None
 
     def _place(self, task: Task) -> Slot:
         """The slot for a task, with as much of its prompt in the cache as can be had."""
-        free = [slot for slot in self.all if slot.task is None]
-        oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
+        oldest = next(iter(self._unused or self._left))
         wanted = _reusable(task)
-        known = self.all if self._copies else free
-        best = max(known, key=lambda slot: _shared(slot.tokens, wanted))
+        known = (*self._left, *self._working.values()) if self._copies else self._left
+        best = max(known, key=lambda slot: _shared(slot.tokens, wanted), default=oldest)
         shared = _shared(best.tokens, wanted)
+        if shared == 0:
+            best = oldest
         # Its tokens would be lost for the next prompt that goes on from them.
         in_place = best.task is None and (2 * shared >= len(best.tokens) or not self._copies)
         slot = best if in_place else oldest
@@ -162,6 +169,8 @@ class Slots:
         target.tokens = source.tokens[:length]
 
     def _crop(self, slot: Slot, length: int) -> None:
+        if length == len(slot.tokens):
+            return
         lengths = self._cache.lengths.copy()
         lengths[slot.index] = length
         self._cache.crop(lengths)

@@ -17,8 +17,6 @@ from atom_edge.runtimes.engines.interface import (
 )
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from atom_edge.runtimes.engines.cuda import CudaEngine
 
 # Tokens of all sequences that one run takes at most: what a run allocates grows with them.
