@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 
 from atom_edge.config import AtomConfig
+from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
+from atom_edge.torch_decoder import TorchDecoder
 
 # Two test processes share two cores. PyTorch's threads wait for each other by spinning: with more
 # than one for each process, what takes a second takes a minute. For child processes too.
@@ -71,35 +75,102 @@ CHAT_TEMPLATE = (
 )
 
 
+class SharedFolder:
+    """What the processes of a test run share; made once, by the first that asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The path `name`, made by `make` the first time; other processes wait for it."""
+        path = self.folder / name
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = self.folder / f"{name}.made"
+            if not made.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of one that failed
+                make(path)
+                made.touch()
+        return path
+
+    def trace(self, decoder: TorchDecoder) -> ir.Model:
+        """`trace`, done once for models of ours that have the same shape and weights."""
+        if type(decoder.model) is not AtomForCausalLM:
+            return trace(decoder)
+        digest = hashlib.sha256(decoder.model.config.to_json_string().encode())
+        for name, weight in decoder.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.numpy())
+        file = self.once(
+            f"trace-{digest.hexdigest()[:16]}.onnx", lambda path: ir.save(trace(decoder), path)
+        )
+        return ir.load(file)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
+    """What the test processes make once for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    return SharedFolder((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "run")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces_are_shared(shared: SharedFolder) -> Iterator[None]:
+    """An export in a test's own process takes the trace of a model that another one traced.
+
+    Tracing is most of what a small export costs. Tests of tracing call it, and commands in
+    processes of their own do it too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("atom_edge.exporters.graphs.trace", shared.trace)
+        yield
+
+
+def save_model(folder: Path, **options: object) -> None:
+    """Save a random small model, with the reference tokenizer."""
+    torch.manual_seed(0)
+    AtomForCausalLM(AtomConfig(**{**SMALL, **options})).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(checkpoint_path() / name, folder / name)
+
+
 @pytest.fixture(scope="session")
 def make_snapshot(tmp_path_factory: pytest.TempPathFactory) -> MakeSnapshot:
     """A function that saves a random small model, with the reference tokenizer, to a new folder."""
 
     def make(**options: object) -> Path:
         folder = tmp_path_factory.mktemp("snapshot")
-        torch.manual_seed(0)
-        AtomForCausalLM(AtomConfig(**{**SMALL, **options})).save_pretrained(folder)
-        for name in TOKENIZER_FILES:
-            shutil.copy(checkpoint_path() / name, folder / name)
+        save_model(folder, **options)
         return folder
 
     return make
 
 
 @pytest.fixture(scope="session")
-def small_snapshot(make_snapshot: MakeSnapshot) -> Path:
+def small_snapshot(shared: SharedFolder) -> Path:
     """A random Atom of two layers, four query heads and two key-value heads."""
-    return make_snapshot()
+    return shared.once("snapshot", save_model)
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float32 bundle of `small_snapshot`."""
+def export_small(shared: SharedFolder, small_snapshot: Path) -> Callable[..., Path]:
+    """A function that exports `small_snapshot`, once for the whole run, to a bundle so named."""
     from atom_edge.checkpoint import open_snapshot
     from atom_edge.exporters.export import export
 
-    destination = tmp_path_factory.mktemp("bundles") / "small"
-    return export(open_snapshot(small_snapshot), destination).path
+    def bundle(name: str, **options: object) -> Path:
+        return shared.once(
+            name, lambda path: export(open_snapshot(small_snapshot), path, **options)
+        )
+
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def small_bundle(export_small: Callable[..., Path]) -> Path:
+    """The float32 bundle of `small_snapshot`."""
+    return export_small("small")
 
 
 @pytest.fixture(scope="session")
@@ -118,31 +189,18 @@ def chat_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def small_int8_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_int8_bundle(export_small: Callable[..., Path]) -> Path:
     """The int8 bundle of `small_snapshot`."""
-    from atom_edge.checkpoint import open_snapshot
-    from atom_edge.exporters.export import export
-
-    destination = tmp_path_factory.mktemp("bundles") / "small-int8"
-    return export(open_snapshot(small_snapshot), destination, quantization="int8").path
+    return export_small("small-int8", quantization="int8")
 
 
 @pytest.fixture(scope="session")
-def small_web_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_web_bundle(export_small: Callable[..., Path]) -> Path:
     """The int8 bundle of `small_snapshot` for browsers."""
-    from atom_edge.checkpoint import open_snapshot
-    from atom_edge.exporters.export import export
-
-    destination = tmp_path_factory.mktemp("bundles") / "small-web"
-    snapshot = open_snapshot(small_snapshot)
-    return export(snapshot, destination, quantization="int8", target="web").path
+    return export_small("small-web", quantization="int8", target="web")
 
 
 @pytest.fixture(scope="session")
-def small_cuda_bundle(small_snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_cuda_bundle(export_small: Callable[..., Path]) -> Path:
     """The float16 bundle of `small_snapshot` for CUDA; its graph also runs on the CPU."""
-    from atom_edge.checkpoint import open_snapshot
-    from atom_edge.exporters.export import export
-
-    destination = tmp_path_factory.mktemp("bundles") / "small-cuda"
-    return export(open_snapshot(small_snapshot), destination, target="cuda").path
+    return export_small("small-cuda", target="cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,7 +20,9 @@ from atom_edge.exporters.choose import count_operators
 from atom_edge.exporters.cuda import cuda_graph
 from atom_edge.exporters.export import export
 from atom_edge.exporters.precision.half import to_half_precision
-from atom_edge.exporters.trace import trace
+
+if TYPE_CHECKING:
+    from tests.conftest import SharedFolder
 
 # What onnxruntime 1.31 runs on a GPU in float16, of all that a decoder of this kind needs.
 ON_A_GPU = {
@@ -30,8 +33,8 @@ ON_A_GPU = {
 
 
 @pytest.fixture(scope="module")
-def traced(small_snapshot: Path) -> ir.Model:
-    return trace(open_snapshot(small_snapshot).decoder)
+def traced(shared: SharedFolder, small_snapshot: Path) -> ir.Model:
+    return shared.trace(open_snapshot(small_snapshot).decoder)
 
 
 def test_the_bundle_is_validated_and_says_what_it_is_for(small_cuda_bundle: Path) -> None:

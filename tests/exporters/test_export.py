@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import onnx
@@ -24,10 +24,12 @@ from atom_edge.exporters.native import SCHEMES
 from atom_edge.exporters.origin import locate_origin
 from atom_edge.exporters.portable import LeftPaddedGraph
 from atom_edge.exporters.repeat import check, validate_bundle
-from atom_edge.exporters.trace import trace
 from atom_edge.manifest import Measured, Role, Validation
 from atom_edge.runtimes.session import AtomSession
 from atom_edge.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tests.conftest import SharedFolder
 
 OPERATORS_OF_BROWSERS = {
     "QuickGelu",
@@ -165,8 +167,7 @@ def test_a_llama_with_an_embedding_of_its_own_exports(make_snapshot, tmp_path: P
     assert all(name.endswith("_scale") for name in floats), "every matrix is int8"
 
 
-def damaged(decoder):
-    graph = trace(decoder)
+def damaged(graph):
     for value in graph.graph.initializers.values():
         if len(value.const_value.shape) == 2 and value.const_value.dtype == ir.DataType.FLOAT:
             value.const_value = ir.tensor(value.const_value.numpy() * 1.01, name=value.name)
@@ -176,9 +177,13 @@ def damaged(decoder):
 
 @pytest.mark.parametrize("occupied", [False, True])
 def test_a_wrong_graph_leaves_no_bundle(
-    small_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: bool
+    shared: SharedFolder,
+    small_snapshot: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    occupied: bool,
 ) -> None:
-    monkeypatch.setattr(graphs, "trace", damaged)
+    monkeypatch.setattr(graphs, "trace", lambda decoder: damaged(shared.trace(decoder)))
     destination = tmp_path / "out"
     if occupied:
         destination.mkdir()

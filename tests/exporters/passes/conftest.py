@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 from atom_edge.config import AtomConfig
-from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.torch_decoder import TorchDecoder
+
+if TYPE_CHECKING:
+    from tests.conftest import SharedFolder
 
 SHAPES = {
     "atom": {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16},
@@ -32,7 +35,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
-def traced_models() -> dict[str, ir.Model]:
+def traced_models(shared: SharedFolder) -> dict[str, ir.Model]:
     """The traced graphs of a small Atom and of a small Llama."""
     models = {}
     for name, shape in SHAPES.items():
@@ -51,7 +54,7 @@ def traced_models() -> dict[str, ir.Model]:
             for parameter in model.parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.3 * torch.randn_like(parameter))
-        models[name] = trace(TorchDecoder(model))
+        models[name] = shared.trace(TorchDecoder(model))
     return models
 
 
