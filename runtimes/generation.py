@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -59,7 +58,7 @@ class Reply:
         self.prompt = prompt
         # With a seed a token is chosen alike wherever it is chosen.
         drawn = options.seed is None and options.temperature > 0
-        self.options = replace(options, seed=random_seed()) if drawn else options
+        self.options = options.with_seed(random_seed()) if drawn else options
         self.finish_reason: FinishReason | None = None
         self._text = text
         self.end_ids = end_ids

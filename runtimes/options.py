@@ -6,6 +6,7 @@ command line, `/set` in the chat and the errors follow from the field.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -154,9 +155,10 @@ class GenerationOptions:
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = _parsed(field.name, getattr(self, field.name), kind_of(field))
-            object.__setattr__(self, field.name, value)
+        for name, field in OPTIONS.items():
+            value = getattr(self, name)
+            if value is not field.default:
+                object.__setattr__(self, name, _parsed(name, value, kind_of(field)))
         if len(given := [name for name in CONSTRAINTS if getattr(self, name)]) > 1:
             raise GenerationError(f"Give {given[0]} or {given[1]}, not both.")
         if given and self.heal:
@@ -171,6 +173,12 @@ class GenerationOptions:
         """
         check_names(options)
         return cls(**options)
+
+    def with_seed(self, seed: int) -> GenerationOptions:
+        """The same options with another seed, and nothing is checked again."""
+        options = copy.copy(self)
+        object.__setattr__(options, "seed", seed)
+        return options
 
     @property
     def is_greedy(self) -> bool:

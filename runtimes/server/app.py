@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -29,6 +29,7 @@ from atom_edge.runtimes.server.http import (
     Gone,
     Guard,
     JsonResponse,
+    Write,
     error_response,
     event,
     read_body,
@@ -125,7 +126,7 @@ class Server:
             raise
         work = _Work(plan, mailbox, self, route, started)
         if plan.streams:
-            return EventStream(work.events(), work.close)
+            return EventStream(work.stream, work.close)
         try:
             return await while_connected(request.receive, work.response())
         except Gone:
@@ -211,6 +212,9 @@ class _Work:
         self.status = _CLIENT_CLOSED
         self._mailbox = mailbox
         self._server = server
+        self._owners = {choice.task: choice for choice in plan.choices}
+        self._going = len(self._owners)
+        self._begun = False
 
     def close(self) -> None:
         """Give up what still runs of it."""
@@ -220,8 +224,8 @@ class _Work:
         """The whole response."""
         plan, pieces = self.plan, defaultdict[Choice, list[Piece]](list)
         try:
-            async for arrived in self._arrivals():
-                for choice, some in arrived.items():
+            while self._going:
+                for choice, some in (await self._arrived()).items():
                     pieces[choice] += some
         except AtomEdgeError as error:
             self.status = _as_request_error(error).status
@@ -231,41 +235,39 @@ class _Work:
         counted = usage(plan.choices, plan.replies)
         return JsonResponse(Envelope(*plan.whole).around(whole, usage=counted))
 
-    async def events(self) -> AsyncGenerator[bytes]:
-        """The response as events, the last being `[DONE]`."""
+    async def stream(self, write: Write) -> None:
+        """Write the response as events, the last being `[DONE]`."""
         plan = self.plan
         envelope = Envelope(*plan.part)
         more = {"usage": None} if plan.sends_usage else {}
-        try:
-            async for arrived in self._arrivals():
-                parts = [choice.part(some) for choice, some in arrived.items()]
-                yield b"".join(event(envelope.around([part], **more)) for part in parts)
-        except AtomEdgeError as error:
-            refused = _as_request_error(error)
-            self.status = refused.status
-            yield event(error_object(refused))
-            return
-        self.status = 200
-        end = b"data: [DONE]\n\n"
-        if plan.sends_usage:
-            end = event(envelope.around([], usage=usage(plan.choices, plan.replies))) + end
-        yield end
+        while self._going:
+            try:
+                arrived = await self._arrived()
+            except AtomEdgeError as error:
+                refused = _as_request_error(error)
+                self.status = refused.status
+                await write(event(error_object(refused)), False)
+                return
+            parts = [choice.part(some) for choice, some in arrived.items()]
+            events = [event(envelope.around([part], **more)) for part in parts]
+            if not self._going:
+                self.status = 200
+                if plan.sends_usage:
+                    counted = usage(plan.choices, plan.replies)
+                    events.append(event(envelope.around([], usage=counted)))
+                events.append(b"data: [DONE]\n\n")
+            await write(b"".join(events), self._going > 0)
 
-    async def _arrivals(self) -> AsyncIterator[dict[Choice, list[Piece]]]:
-        """What has come of the choices since the last time, until all are done."""
-        owners = {choice.task: choice for choice in self.plan.choices}
-        going = len(owners)
-        first = True
-        while going:
-            arrived = defaultdict[Choice, list[Piece]](list)
-            for task, piece in await self._mailbox.read():
-                arrived[owners[task]].append(piece)
-                going -= piece.finish_reason is not None
-            if first and arrived:
-                self._server.began(perf_counter() - self.started)
-                first = False
-            if arrived:
-                yield arrived
+    async def _arrived(self) -> dict[Choice, list[Piece]]:
+        """What has come of the choices since the last time."""
+        arrived = defaultdict[Choice, list[Piece]](list)
+        for task, piece in await self._mailbox.read():
+            arrived[self._owners[task]].append(piece)
+            self._going -= piece.finish_reason is not None
+        if not self._begun:
+            self._server.began(perf_counter() - self.started)
+            self._begun = True
+        return arrived
 
 
 def _is_slow(request: wire.CompletionRequest | wire.ChatRequest) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -92,18 +92,24 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
+# Sends a part of a body; whether more will come.
+Write = Callable[[bytes, bool], Awaitable[None]]
+
+
 class EventStream(Response):
-    """Server-sent events: each part of `events` is one or several, ready to be sent.
+    """Server-sent events.
 
     Args:
-        events: the parts.
+        produce: writes them, one or several at a time, and says which are the last.
         close: called at the end, whatever it is.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes], close: Callable[[], None]) -> None:
+    def __init__(
+        self, produce: Callable[[Write], Coroutine[Any, Any, None]], close: Callable[[], None]
+    ) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
-        self._events = events
+        self._produce = produce
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,12 +121,12 @@ class EventStream(Response):
             self._close()
 
     async def _send(self, send: Send) -> None:
+        async def write(part: bytes, more: bool) -> None:
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async with contextlib.aclosing(self._events):
-            async for part in self._events:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._produce(write)
 
 
 def event(content: Any) -> bytes:

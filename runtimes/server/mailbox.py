@@ -12,7 +12,7 @@ Delivery = tuple[Task, Piece]
 
 # Seconds between parts of a reply: a reader sees it flow, and a part for each token would take as
 # long to write as the token to make.
-_INTERVAL = 0.02
+_INTERVAL = 1 / 30
 
 
 class Mailbox:

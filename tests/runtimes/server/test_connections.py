@@ -113,6 +113,24 @@ def test_a_request_is_bounded_and_must_be_json(narrow: Running) -> None:
     assert httpx.get(f"{narrow.url}/nowhere").json()["error"]["message"].endswith('"/nowhere".')
 
 
+def test_a_client_may_offer_http2(narrow: Running) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAM"}
+    answer = httpx.post(f"{narrow.url}/tokenize", json={"prompt": "The"}, headers=offer)
+    assert answer.status_code == 200
+    assert answer.json()["count"] >= 1
+
+
+@pytest.mark.parametrize("line", ["", "\r\n"])
+def test_headers_are_bounded(narrow: Running, line: str) -> None:
+    host, port = narrow.url.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nX: ")
+        endless = f"{'a' * 16_000}{line}X: ".encode() * 2000
+        with pytest.raises(ConnectionError):
+            connection.sendall(endless)
+    assert httpx.get(f"{narrow.url}/health").status_code == 200
+
+
 def test_web_pages_may_not_use_it_unless_allowed(narrow: Running, small_bundle: Path) -> None:
     page = {"Origin": "https://page.example"}
     url = "/v1/completions"
