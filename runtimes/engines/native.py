@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from atom_edge.bundle import Bundle
 from atom_edge.errors import BundleError
 from atom_edge.manifest import Role
+from atom_edge.runtimes.engines.binding import Binding
 from atom_edge.runtimes.engines.choices import Choices, Chosen
 from atom_edge.runtimes.engines.interface import (
     Array,
@@ -24,6 +25,7 @@ from atom_edge.runtimes.engines.interface import (
     check_counts,
     last_places,
 )
+from atom_edge.runtimes.engines.native_loop import Loop
 from atom_edge.runtimes.engines.pages import PAGE_TOKENS, PageTable
 from atom_edge.runtimes.engines.steps import SteppingCache
 from atom_edge.runtimes.providers import open_graph
@@ -103,7 +105,7 @@ class NativeCache(SteppingCache):
         self._pages = engine.take_pages(0)
         self._table = PageTable(batch_size, engine.context_length)
         self._ones = np.ones(batch_size, np.int64)
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "_pages"):
@@ -128,7 +130,7 @@ class NativeCache(SteppingCache):
             "logit_rows": np.searchsorted(rows, sequence) * tokens + token,
             "pages": self.pages_of(rows),
         }
-        self.bind(feeds, {"logits": logits})()
+        self._bind(feeds, {"logits": logits}).run()
         self.lengths += counts
         return logits
 
@@ -139,9 +141,14 @@ class NativeCache(SteppingCache):
         check_counts(self.lengths, most, self._context_length)
         self._make_room(self.lengths + most)
         rows = np.flatnonzero(counts)
-        if self._loop is None or not self._loop.fits(choices, rows, token_ids.shape[1], steps):
-            self._loop = _Loop(self, choices, rows, token_ids.shape[1], steps)
-        chosen = self._loop.run(token_ids, counts, self.lengths)
+        self._loop = self._loop or Loop(self._engine.session, self.vocab_size)
+        sequences = {
+            "input_ids": token_ids[rows],
+            "counts": counts[rows],
+            "past_lengths": self.lengths[rows],
+            "pages": self.pages_of(rows),
+        }
+        chosen = self._loop.run(sequences, self._pages, choices, steps)
         more = choices.note(chosen.tokens)
         self.lengths[rows] += counts[rows] + np.maximum(more - 1, 0)
         return chosen
@@ -155,8 +162,7 @@ class NativeCache(SteppingCache):
     def crop(self, lengths: Ids) -> None:
         """See `Cache`."""
         np.minimum(self.lengths, lengths, out=self.lengths)
-        if self._table.release(self.lengths):
-            self._loop = None
+        self._table.release(self.lengths)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Cache`."""
@@ -206,8 +212,7 @@ class NativeCache(SteppingCache):
 
     def _make_room(self, lengths: Ids) -> None:
         held = self._table.count
-        if self._table.reserve(lengths):
-            self._loop = None
+        self._table.reserve(lengths)
         if self._table.count > len(self._pages):
             first = self._batch_size * -(-_FIRST_ROOM // PAGE_TOKENS)
             most = min(max(2 * len(self._pages), first), self._table.numbers.size)
@@ -215,7 +220,7 @@ class NativeCache(SteppingCache):
             pages = np.empty((count, *self._engine.page_shape), np.float32)
             pages[:held] = self._pages[:held]
             self._pages = pages
-            self._step = self._loop = None
+            self._step = None
 
     def _bind_step(self) -> Callable[[], None]:
         feeds = {
@@ -225,72 +230,13 @@ class NativeCache(SteppingCache):
             "logit_rows": self._last_places,
             "pages": self._table.numbers,
         }
-        return self.bind(feeds, {"logits": self._logits})
+        return self._bind(feeds, {"logits": self._logits}).run
 
-    def bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
-        """Bind arrays; the function returned runs the operator over what they hold then."""
-        feeds = {**_NO_LOOP, **feeds, "cache": self._pages}
-        outputs = {**outputs, "cache_out": self._pages}
-        session = self._engine.session
-        binding = session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)  # its memory, not a copy
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        # A binding holds addresses only: the arrays must outlive it.
-        kept = (feeds, outputs)
-        return lambda: session.run_with_iobinding(binding) if kept else None
-
-
-class _Loop:
-    """The operator's loop, bound for some sequences of a cache."""
-
-    def __init__(
-        self, cache: NativeCache, choices: Choices, rows: Ids, tokens: int, steps: int
-    ) -> None:
-        count = len(rows)
-        self._choices, self._rows, self._steps = choices, rows, steps
-        self._ids = np.zeros((count, tokens), np.int64)
-        self._counts, self._lengths = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        rated = max(0, min(choices.alternatives, cache.vocab_size))
-        asked = choices.alternatives >= 0
-        self._chosen = Chosen(
-            np.zeros((count, steps), np.int64),
-            np.zeros((count, steps, rated), np.int64),
-            np.zeros((count, steps, 1 + rated if asked else 0)),
-        )
-        feeds: dict[str, Array] = {
-            "input_ids": self._ids,
-            "counts": self._counts,
-            "past_lengths": self._lengths,
-            "logit_rows": np.zeros(0, np.int64),
-            "pages": cache.pages_of(rows),
-            "steps": np.array([steps]),
-            "end_ids": choices.end_ids,
-            "sampling": choices.sampling,
-            "seeds": choices.seeds,
-            "history": choices.history,
-            "alternatives": np.array([rated if asked else -1]),
-        }
-        given = self._chosen._asdict() if asked else {"tokens": self._chosen.tokens}
-        self._run = cache.bind(feeds, given)
-
-    def fits(self, choices: Choices, rows: Ids, tokens: int, steps: int) -> bool:
-        """Whether it is the loop of such a run."""
-        return (
-            choices is self._choices
-            and steps == self._steps
-            and tokens == self._ids.shape[1]
-            and np.array_equal(rows, self._rows)
-        )
-
-    def run(self, token_ids: Ids, counts: Ids, lengths: Ids) -> Chosen:
-        """Run it over the tokens and the lengths of all sequences of the cache."""
-        self._ids[:] = token_ids[self._rows]
-        self._counts[:] = counts[self._rows]
-        self._lengths[:] = lengths[self._rows]
-        self._run()
-        return self._chosen
+    def _bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Binding:
+        binding = Binding(self._engine.session)
+        binding.feed({**_NO_LOOP, **feeds, "cache": self._pages})
+        binding.take({**outputs, "cache_out": self._pages})
+        return binding
 
 
 _NO_LOOP: dict[str, Array] = {

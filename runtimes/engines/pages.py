@@ -7,7 +7,7 @@ import numpy as np
 from atom_edge.runtimes.engines.interface import Ids
 
 PAGE_TOKENS = 16
-# Pages that a sequence gets at a time: what is bound to a run changes with them.
+# Pages that a sequence gets at a time.
 _AT_A_TIME = 4
 
 
@@ -27,18 +27,17 @@ class PageTable:
         self.count = 0
         self._free: list[int] = []
 
-    def reserve(self, lengths: Ids) -> bool:
-        """Let each sequence have pages for at least so many tokens; whether any got more."""
+    def reserve(self, lengths: Ids) -> None:
+        """Let each sequence have pages for at least so many tokens."""
         short = np.flatnonzero(lengths > self.room)
         for sequence in short:
             held, wanted = self._pages(self.room[sequence]), self._pages(lengths[sequence])
             wanted = min(-(-wanted // _AT_A_TIME) * _AT_A_TIME, self.numbers.shape[1])
             self.numbers[sequence, held:wanted] = self._take(wanted - held)
             self.room[sequence] = min(wanted * PAGE_TOKENS, self._context_length)
-        return len(short) > 0
 
-    def release(self, lengths: Ids) -> bool:
-        """Free the pages of each sequence beyond so many tokens; whether there were any."""
+    def release(self, lengths: Ids) -> None:
+        """Free the pages of each sequence beyond so many tokens."""
         whole = PAGE_TOKENS * _AT_A_TIME
         kept = np.minimum(-(-lengths // whole) * whole, self._context_length)
         long = np.flatnonzero(kept < self.room)
@@ -46,7 +45,6 @@ class PageTable:
             begin, end = self._pages(kept[sequence]), self._pages(self.room[sequence])
             self._free += self.numbers[sequence, begin:end].tolist()
             self.room[sequence] = kept[sequence]
-        return len(long) > 0
 
     def of(self, sequence: int, length: int) -> Ids:
         """The pages that the first `length` tokens of a sequence lie in."""
