@@ -28,6 +28,10 @@ class Detokenizer(Protocol):
         """Take the next token id; return the text that is now certain, often one piece."""
         ...
 
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """Take the next token ids, as `push` does each."""
+        ...
+
     def flush(self) -> str:
         """End the text; return what was held back, incomplete UTF-8 as U+FFFD."""
         ...
@@ -139,6 +143,11 @@ class _TableDetokenizer:
         text = self._decoder.decode(self._table[token_id])
         return text if self._started else self._begin(text)
 
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        table = self._table
+        text = self._decoder.decode(b"".join([table[token_id] for token_id in token_ids]))
+        return text if self._started else self._begin(text)
+
     def flush(self) -> str:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
@@ -172,6 +181,9 @@ class _WindowDetokenizer:
         self._new.append(token_id)
         text = self._text()
         return "" if text.endswith(_REPLACEMENT) else self._give(text)
+
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        return "".join(map(self.push, token_ids))
 
     def flush(self) -> str:
         text = self._give(self._text()) if self._new else ""

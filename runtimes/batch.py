@@ -9,6 +9,7 @@ sequence that has left, or of one that runs, is used again for a prompt with the
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from time import perf_counter
@@ -18,7 +19,7 @@ import numpy as np
 from atom_edge.runtimes.engines.choices import Choices, ChoosingCache
 from atom_edge.runtimes.engines.interface import Engine, Ids, Logits
 from atom_edge.runtimes.generation import Pace, Reply, rate_all
-from atom_edge.runtimes.reply import Generation, Piece, collect
+from atom_edge.runtimes.reply import Generation, Piece, collect, gathered
 from atom_edge.runtimes.slots import Slot, Slots, Task
 
 # The next tokens of some sequences.
@@ -29,7 +30,7 @@ _SIZE = {"cpu": 64, "cuda": 4096}
 # Tokens of prompts in one run, and of one prompt.
 _PROMPT_TOKENS = {"cpu": 256, "cuda": 16384}
 _CHUNK = {"cpu": 128, "cuda": 16384}
-# Seconds for which a run may keep those waiting who come or go meanwhile.
+# Seconds for which a run may keep those waiting who come, go or read meanwhile.
 _BRISK = 0.008
 
 
@@ -39,16 +40,17 @@ class Batch:
     Args:
         engine: the model.
         size: sequences at most.
+        brisk: seconds for which a run may keep those waiting who come, go or read meanwhile.
     """
 
-    def __init__(self, engine: Engine, size: int) -> None:
+    def __init__(self, engine: Engine, size: int, brisk: float = _BRISK) -> None:
         self._cache = engine.new_cache(size)
         # Asked once: Python takes longer for it than for most of a step's own work.
         self._choosing = self._cache if isinstance(self._cache, ChoosingCache) else None
         self._prompt_tokens = _PROMPT_TOKENS[engine.device]
         self._chunk = _CHUNK[engine.device]
         self._slots = Slots(self._cache, size, engine.copies)
-        self._pace = Pace(_BRISK)
+        self._pace = Pace(brisk)
         self._choices: tuple[list[Task], Choices] | None = None
 
     def __len__(self) -> int:
@@ -192,17 +194,25 @@ class Batch:
 
 def generate_batch(engine: Engine, replies: Sequence[Reply], end_ids: Set[int]) -> list[Generation]:
     """Make all replies, and return them in the same order."""
+    gathering = [reply.gather() for reply in replies]
     pieces: list[list[Piece]] = [[] for _ in replies]
-    for number, piece in stream_batch(engine, replies):
+    for number, piece in stream_batch(engine, replies, math.inf if all(gathering) else _BRISK):
+        if gathering[number]:
+            pieces[number].clear()
         pieces[number].append(piece)
-    return [collect(each, end_ids) for each in pieces]
+    return [
+        gathered(each[-1], reply.token_ids) if gathers else collect(each, end_ids)
+        for reply, gathers, each in zip(replies, gathering, pieces, strict=True)
+    ]
 
 
-def stream_batch(engine: Engine, replies: Sequence[Reply]) -> Iterator[tuple[int, Piece]]:
+def stream_batch(
+    engine: Engine, replies: Sequence[Reply], brisk: float = _BRISK
+) -> Iterator[tuple[int, Piece]]:
     """Make all replies; yield their pieces as they come, each with the number of its reply."""
     if not replies:
         return
-    batch = Batch(engine, min(len(replies), _SIZE[engine.device]))
+    batch = Batch(engine, min(len(replies), _SIZE[engine.device]), brisk)
     numbers = {Task(reply): number for number, reply in enumerate(replies)}
     waiting = deque(numbers)
     while waiting or len(batch):

@@ -69,6 +69,17 @@ class Reply:
         self.started = perf_counter()
         self._prompt_seconds = 0.0
         self._first: float | None = None
+        self._gathers = False
+
+    def gather(self) -> bool:
+        """Write no text before the end, if the tokens alone say where that is; whether so."""
+        self._gathers = not self.options.stop_texts and self.options.logprobs is None
+        return self._gathers
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The tokens so far, without one that ends it."""
+        return self._token_ids
 
     def take(self, logits: Logits) -> Piece:
         """Choose the next token by the logits `[V]` of what follows."""
@@ -97,7 +108,14 @@ class Reply:
         return Sequel(self.options, self._count, seen, self.room)
 
     def take_chosen(self, chosen: Chosen, row: int) -> Iterator[Piece]:
-        """Go on with the tokens that an engine chose; those behind the reply's end are left."""
+        """Go on with the tokens that an engine chose; those behind the reply's end are left.
+
+        Of a reply that gathers comes one piece, with the last of them.
+        """
+        if self._gathers:
+            tokens = chosen.tokens[row].tolist()
+            yield self._add_all(tokens[: tokens.index(-1)] if tokens[-1] < 0 else tokens)
+            return
         rated: Iterator[TokenLogprob | None] = itertools.repeat(None)
         if self.options.logprobs is not None:
             rated = _rated(chosen, row, self.options.logprobs)
@@ -109,10 +127,8 @@ class Reply:
 
     def add(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
         """Go on with a token that was chosen elsewhere."""
-        now = perf_counter()
-        if self._first is None:
-            self._first = now
-            self._prompt_seconds = self._prompt_seconds or now - self.started
+        if self._gathers:
+            return self._add_all([token])
         finish: FinishReason | None = None
         if token in self.end_ids:
             shown, finish = self._text.flush(), "stop"
@@ -125,6 +141,27 @@ class Reply:
                 finish = "length"
         if self._text.stopped:
             finish = "stop"
+        return self._piece(shown, token, logprob, finish)
+
+    def _add_all(self, tokens: list[int]) -> Piece:
+        """Go on with some tokens, of which only the last may end the reply."""
+        finish: FinishReason | None = None
+        if ended := tokens[-1] in self.end_ids:
+            finish = "stop"
+        self._token_ids += tokens[:-1] if ended else tokens
+        self._count = len(self._token_ids)
+        if not ended and self._count == self._room:
+            finish = "length"
+        shown = self._text.whole(self._token_ids) if finish else ""
+        return self._piece(shown, tokens[-1], None, finish)
+
+    def _piece(
+        self, shown: str, token: int, logprob: TokenLogprob | None, finish: FinishReason | None
+    ) -> Piece:
+        now = perf_counter()
+        if self._first is None:
+            self._first = now
+            self._prompt_seconds = self._prompt_seconds or now - self.started
         self.finish_reason = finish
         return Piece(
             shown,
@@ -161,8 +198,8 @@ class Pace:
 
     def note(self, steps: int, seconds: float) -> None:
         """Go by the time that the last run took for its steps."""
-        fit = int(steps * self._brisk / seconds)
-        self.steps = max(1, min(2 * self.steps, fit, _MOST_STEPS))
+        fit = steps * self._brisk / seconds
+        self.steps = max(1, int(min(2 * self.steps, fit, _MOST_STEPS)))
 
 
 def _in_runs(decoder: Decoder, reply: Reply) -> Iterator[Piece]:

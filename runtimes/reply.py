@@ -104,16 +104,27 @@ def collect(pieces: Sequence[Piece], end_ids: Set[int]) -> Generation:
     """Join the pieces of a reply."""
     last = pieces[-1]
     tokens = [piece for piece in pieces if piece.token_id not in end_ids]
-    assert last.finish_reason is not None
     logprobs = tuple(piece.logprob for piece in tokens if piece.logprob is not None)
+    return gathered(
+        last._replace(text="".join(piece.text for piece in pieces)),
+        [piece.token_id for piece in tokens],
+        None if last.logprob is None else logprobs,
+    )
+
+
+def gathered(
+    last: Piece, token_ids: Sequence[int], logprobs: tuple[TokenLogprob, ...] | None = None
+) -> Generation:
+    """The reply of which a piece is the last, with all of its text."""
+    assert last.finish_reason is not None
     return Generation(
-        text="".join(piece.text for piece in pieces),
-        token_ids=tuple(piece.token_id for piece in tokens),
+        text=last.text,
+        token_ids=tuple(token_ids),
         finish_reason=last.finish_reason,
         prompt_tokens=last.prompt_tokens,
         truncated_tokens=last.truncated_tokens,
         generation_tokens=last.generation_tokens,
         prompt_tps=last.prompt_tps,
         generation_tps=last.generation_tps,
-        logprobs=None if last.logprob is None else logprobs,
+        logprobs=logprobs,
     )

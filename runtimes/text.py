@@ -36,6 +36,10 @@ class TextStream:
             piece = self._skipped(piece)
         return self._filter(piece) if self._stop else piece
 
+    def whole(self, token_ids: Sequence[int]) -> str:
+        """The text of a whole reply, for which no stop text is looked for."""
+        return self._skipped(self._detokenizer.push_all(token_ids)) + self.flush()
+
     def flush(self) -> str:
         """End the reply; return the text that was held back."""
         shown = self._filter(self._skipped(self._detokenizer.flush()))

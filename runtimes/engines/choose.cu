@@ -14,6 +14,8 @@ constexpr int kThreadsAtMost = 256;
 constexpr int kWarp = 32;
 // Weights that fit into a block's own memory; those of a larger vocabulary lie in the device's.
 constexpr int kHeld = VOCABULARY <= 8192 ? VOCABULARY : 0;
+// Weights of one power of two that are searched by themselves.
+constexpr int kFewAtMost = 1024;
 constexpr int kNoToken = -1, kNotFinite = -2;
 constexpr Natural kAll = 1ull << 53;
 
@@ -40,6 +42,15 @@ struct Larger {
 
 struct Smaller {
   __device__ int operator()(int a, int b) const { return a < b ? a : b; }
+};
+
+// What a weight counts for.
+struct One {
+  __device__ Natural operator()(int) const { return 1; }
+};
+
+struct Itself {
+  __device__ Natural operator()(int weight) const { return weight; }
 };
 
 // The values of all threads of the block, combined; every thread gets the result.
@@ -113,42 +124,68 @@ struct Weights {
     __syncthreads();
   }
 
-  __device__ Natural count(int least) const {
-    Natural sum = 0;
-    for (int i = threadIdx.x; i < VOCABULARY; i += blockDim.x) sum += values[i] >= least;
-    return combine(sum, Sum());
-  }
-
-  __device__ Natural mass(int least) const {
-    Natural sum = 0;
-    for (int i = threadIdx.x; i < VOCABULARY; i += blockDim.x)
-      sum += values[i] >= least ? values[i] : 0;
-    return combine(sum, Sum());
-  }
-
-  // The largest `least` for which there are k.
-  __device__ int least_of_top_k(int k) const {
-    int low = 1, high = kMost + 1;
-    while (high - low > 1) {
-      const int middle = low + (high - low) / 2;
-      (count(middle) >= static_cast<Natural>(k) ? low : high) = middle;
+  // The largest `least` from `low` on that leaves so much, by `Measure`; `low` if none does.
+  //
+  // First its power of two, among all weights; then among the few of that power.
+  template <typename Measure>
+  __device__ int least_that_leaves(Natural needed, int low) const {
+    __shared__ int few[kFewAtMost];
+    __shared__ int found;
+    const Measure measure;
+    int power = -1, too_high = 31;
+    while (too_high - power > 1) {
+      const int middle = (power + too_high) / 2;
+      const int least = 1 << middle;
+      (sum<Measure>(values, VOCABULARY, least > low ? least : low) >= needed ? power : too_high) =
+          middle;
     }
-    return low;
+    if (power < 0) return low;
+    if (power == 30) return kMost;
+    int begin = 1 << power, end = begin << 1;
+    if (begin < low) begin = low;
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+    Natural above = 0;
+    for (int i = threadIdx.x; i < VOCABULARY; i += blockDim.x) {
+      const int value = values[i];
+      if (value >= end) {
+        above += measure(value);
+      } else if (value >= begin) {
+        const int place = atomicAdd(&found, 1);
+        if (place < kFewAtMost) few[place] = value;
+      }
+    }
+    above = combine(above, Sum());
+    const bool fit = found <= kFewAtMost;
+    const int* const some = fit ? few : values;
+    const int count = fit ? found : VOCABULARY;
+    const Natural left = fit ? needed - above : needed;
+    while (end - begin > 1) {
+      const int middle = begin + (end - begin) / 2;
+      (sum<Measure>(some, count, middle) >= left ? begin : end) = middle;
+    }
+    __syncthreads();  // before the next search writes into the few
+    return begin;
   }
 
-  // The largest that leaves a share of the mass that `least` leaves.
+  template <typename Measure>
+  __device__ static Natural sum(const int* weights, int count, int least) {
+    const Measure measure;
+    Natural sum = 0;
+    for (int i = threadIdx.x; i < count; i += blockDim.x)
+      if (weights[i] >= least) sum += measure(weights[i]);
+    return combine(sum, Sum());
+  }
+
+  __device__ int least_of_top_k(int k) const { return least_that_leaves<One>(k, 1); }
+
+  // Of the weights from `least` on, those that hold a share of them together.
   __device__ int least_of_nucleus(int least, Natural share) const {
-    const Natural whole = mass(least);
+    const Natural whole = sum<Itself>(values, VOCABULARY, least);
     const Natural low_bits = whole * share, high_bits = __umul64hi(whole, share);
     // In 128 bits, rounded up: shifted by 53.
-    const Natural needed =
-        (high_bits << 11 | low_bits >> 53) + ((low_bits & (kAll - 1)) != 0);
-    int low = least, high = kMost + 1;
-    while (high - low > 1) {
-      const int middle = low + (high - low) / 2;
-      (mass(middle) >= needed ? low : high) = middle;
-    }
-    return low;
+    const Natural needed = (high_bits << 11 | low_bits >> 53) + ((low_bits & (kAll - 1)) != 0);
+    return least_that_leaves<Itself>(needed, least);
   }
 
   // The token at the quantile `number` / 2^64.
@@ -256,4 +293,12 @@ extern "C" __global__ void remember(unsigned* seen, const Integer* history, int 
   const Integer* const tokens = history + static_cast<Integer>(blockIdx.x) * length;
   for (int i = threadIdx.x; i < length; i += blockDim.x)
     if (tokens[i] >= 0) atomicOr(own + tokens[i] / 32, 1u << tokens[i] % 32);
+}
+
+// Copies rows of so many words to those that `targets` names; a block for each.
+extern "C" __global__ void move(unsigned* to, const unsigned* from, const int* targets,
+                                int words) {
+  unsigned* const target = to + static_cast<Integer>(targets[blockIdx.x]) * words;
+  const unsigned* const source = from + static_cast<Integer>(blockIdx.x) * words;
+  for (int i = threadIdx.x; i < words; i += blockDim.x) target[i] = source[i];
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from atom_edge.runtimes.engines.cuda import CudaEngine
 
 # Tokens of all sequences that one run takes at most: what a run allocates grows with them.
-_TOKENS_AT_ONCE = 16384
+TOKENS_AT_ONCE = 16384
 
 
 class CudaCache:
@@ -105,16 +105,18 @@ class CudaCache:
 
     def _runs(self, tokens: int, counts: Ids) -> Iterator[tuple[int, int]]:
         """The sequences that are run together: neighbours, and only as their first tokens."""
-        together = max(1, _TOKENS_AT_ONCE // tokens)
-        begins = (self.lengths == 0) & (counts > 0)
-        first = 0
-        while first < len(counts):
-            last = first + 1
-            while last < min(len(counts), first + together) and begins[first : last + 1].all():
-                last += 1
-            if counts[first]:
-                yield first, last
-            first = last
+        together = max(1, TOKENS_AT_ONCE // tokens)
+        begins = self.lengths == 0
+        first = last = 0
+        for row in np.flatnonzero(counts).tolist():
+            joins = row == last and row - first < together and begins[first] and begins[row]
+            if not joins:
+                if last > first:
+                    yield first, last
+                first = row
+            last = row + 1
+        if last > first:
+            yield first, last
 
     def _prefill(
         self, token_ids: Ids, counts: Ids, first: int, places: Ids, leave: bool = False

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atom_edge.runtimes.engines.choices import Choices, Chosen
-from atom_edge.runtimes.engines.cuda_cache import CudaCache
-from atom_edge.runtimes.engines.interface import Ids, check_counts
+from atom_edge.runtimes.engines.cuda_cache import TOKENS_AT_ONCE, CudaCache
+from atom_edge.runtimes.engines.interface import Ids, Logits, check_counts, last_places
 from atom_edge.runtimes.sampling import (
     MOST,
     log_probabilities,
@@ -24,7 +24,7 @@ from atom_edge.runtimes.sampling import (
 )
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from onnxruntime import OrtValue
 
     from atom_edge.runtimes.engines.cuda import CudaEngine
     from atom_edge.runtimes.gpu import Argument
@@ -50,6 +50,8 @@ _THREADS = 256
 # Weights that fit into a block's own memory, and what stands for no token, as choose.cu has them.
 _HELD, _NOT_FINITE = 8192, -2
 _BITS = 32
+# Sequences whose prompts are run aside together at most, and bytes that are moved at a time.
+_ASIDE, _WORD = 256, 4
 
 
 class Kernels(Protocol):
@@ -74,7 +76,7 @@ class ChoosingCudaCache(CudaCache):
     def __init__(self, engine: CudaEngine, batch_size: int, kernels: Kernels) -> None:
         super().__init__(engine, batch_size)
         self._kernels = kernels
-        self._memory: dict[str, onnxruntime.OrtValue] = {}
+        self._memory: dict[str, OrtValue] = {}
         self._remembered: tuple[Choices, list[int]] | None = None
 
     def choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
@@ -110,6 +112,37 @@ class ChoosingCudaCache(CudaCache):
             self._step(token_ids[:, 0], single)
         self._prefill_all(token_ids, several, leave=True)
         self.lengths[:] = np.where(counts, lengths, self.lengths)
+
+    def _prefill_all(
+        self, token_ids: Ids, counts: Ids, places: Ids | None = None, *, leave: bool = False
+    ) -> Logits:
+        """Run prompts that begin together, though others lie between them: aside."""
+        begin = np.flatnonzero((self.lengths == 0) & (counts > 0))
+        if leave and len(begin) > 1 and begin[-1] - begin[0] >= len(begin):
+            most = max(1, min(_ASIDE, TOKENS_AT_ONCE // token_ids.shape[1]))
+            for first in range(0, len(begin), most):
+                self._prefill_aside(token_ids, counts, begin[first : first + most])
+            counts = np.where(self.lengths == 0, 0, counts)
+        return super()._prefill_all(token_ids, counts, places, leave=leave)
+
+    def _prefill_aside(self, token_ids: Ids, counts: Ids, rows: Ids) -> None:
+        """Run the prompts of some sequences in other buffers, and move what came of it."""
+        count, width = len(rows), int(counts[rows].max())
+        # Powers of two: few sizes, whose buffers are kept.
+        aside = CudaCache(self._engine, 1 << (count - 1).bit_length())
+        ids = np.ascontiguousarray(token_ids[rows, :width])
+        aside._prefill(ids, counts[rows], 0, last_places(width, counts[rows]), leave=True)
+        self._upload("rows", rows.astype(np.int32))
+        mine, theirs = self._buffers, aside._buffers
+        for to, source in zip(mine.cache, theirs.cache, strict=True):
+            self._move(to, source, count, np.float16)
+        self._move(mine.logits, theirs.logits, count, np.float32)
+
+    def _move(self, to: OrtValue, source: OrtValue, count: int, dtype: type[np.generic]) -> None:
+        """Copy the first rows to those that were uploaded."""
+        words = math.prod(to.shape()[1:]) * np.dtype(dtype).itemsize // _WORD
+        addresses = c_void_p(to.data_ptr()), c_void_p(source.data_ptr()), self._address("rows")
+        self._kernels.launch("move", count, _THREADS, *addresses, c_int(words))
 
     def _begin(self, rows: Ids, choices: Choices, steps: int) -> None:
         """Lay out what the kernel goes by."""

@@ -86,8 +86,12 @@ BYTE_LEVEL, BYTE_FALLBACK = byte_level(), byte_fallback()
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    detokenizer = tokenizer.detokenizer()
-    return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
+    detokenizer, half = tokenizer.detokenizer(), len(ids) // 2
+    together = [detokenizer.push_all(ids[:half]), detokenizer.push_all(ids[half:])]
+    together.append(detokenizer.flush())
+    pieces = [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
+    assert "".join(together) == "".join(pieces)
+    return pieces
 
 
 @settings(max_examples=400, deadline=None)

@@ -101,6 +101,12 @@ inline unsigned atomicOr(unsigned* address, unsigned bits) {
   return old;
 }
 
+inline int atomicAdd(int* address, int value) {
+  const int old = *address;
+  *address += value;
+  return old;
+}
+
 // A kernel over its arguments as the driver's interface takes them: an address of each.
 template <typename... Arguments, size_t... Numbers>
 bool launch(void (*kernel)(Arguments...), unsigned blocks, unsigned threads, void** arguments,

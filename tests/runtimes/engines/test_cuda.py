@@ -27,7 +27,7 @@ def test_a_prompt_of_many_tokens_is_run_in_parts(
 ) -> None:
     ids, counts = np.array([IDS[:40], IDS[40:80], IDS[80:120]]), np.array([9, 40, 30])
     whole = engine.new_cache(3).append(ids, counts)
-    monkeypatch.setattr(cuda_cache, "_TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr(cuda_cache, "TOKENS_AT_ONCE", tokens_at_once)
     parts = engine.new_cache(3).append(ids, counts)
     np.testing.assert_allclose(parts, whole, rtol=0, atol=0.03)
 

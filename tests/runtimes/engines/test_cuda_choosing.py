@@ -196,3 +196,46 @@ def test_replies_are_those_that_the_host_chooses(
     assert [untimed(reply) for reply in ours] == [untimed(reply) for reply in theirs]
     alone, other = (session.generate(prompts[1], **options) for session in sessions)
     assert untimed(alone) == untimed(other)
+
+
+def test_prompts_that_begin_between_others_run_together(
+    sessions: tuple[AtomSession, AtomSession],
+) -> None:
+    engine = sessions[0]._engine
+    assert isinstance(engine, CudaEngine)
+    random = np.random.default_rng(8)
+    options = GenerationOptions(seed=1, temperature=0.0)
+
+    def choose(cache: ChoosingCudaCache, feeds: list[list[int]]) -> list[int]:
+        counts = np.array([len(feed) for feed in feeds])
+        ids = np.zeros((len(feeds), counts.max()), np.int64)
+        for row, feed in enumerate(feeds):
+            ids[row, : len(feed)] = feed
+        choices = Choices([Sequel(options, 0, (), 9)] * int((counts > 0).sum()), set())
+        return cache.choose(ids, counts, choices, 1).tokens[:, 0].tolist()
+
+    prompts = [random.integers(5, 4096, length).tolist() for length in (9, 1, 4, 12, 7, 3)]
+    alone = [choose(engine.new_cache(1), [prompt])[0] for prompt in prompts]
+    again = [
+        choose_behind(engine, prompt, token) for prompt, token in zip(prompts, alone, strict=True)
+    ]
+    cache = engine.new_cache(6)
+    first = choose(cache, [[], prompts[1], [], prompts[3], [], []])
+    assert first == [alone[1], alone[3]]
+    kernels = engine.kernels
+    assert isinstance(kernels, HostKernels)
+    kernels.launched.clear()
+    # The second and the fourth go on while those around them begin.
+    feeds = [[alone[row]] if row in (1, 3) else prompt for row, prompt in enumerate(prompts)]
+    second = choose(cache, feeds)
+    assert kernels.launched.count("move") == len(engine.cache_names) + 1
+    assert second == [again[row] if row in (1, 3) else alone[row] for row in range(6)]
+    third = choose(cache, [[token] for token in second])
+    assert [third[row] for row in (0, 2, 4, 5)] == [again[row] for row in (0, 2, 4, 5)]
+
+
+def choose_behind(engine: CudaEngine, prompt: list[int], token: int) -> int:
+    """The likeliest token behind a prompt and a token."""
+    cache = engine.new_cache(1)
+    cache.append(np.array([prompt]))
+    return int(cache.append(np.array([[token]])).argmax())
