@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,8 @@ from atom_edge.config import AtomConfig
 from atom_edge.exporters.trace import trace
 from atom_edge.modeling import AtomForCausalLM
 from atom_edge.reference import checkpoint_path
+from atom_edge.runtimes import native
+from atom_edge.runtimes.native import build as builder
 from atom_edge.torch_decoder import TorchDecoder
 
 # Two test processes share two cores. PyTorch's threads wait for each other by spinning: with more
@@ -45,7 +49,19 @@ SMALL = {
     "eos_token_id": [2, 4],
 }
 
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
 MakeSnapshot = Callable[..., Path]
+
+
+def best_instruction_set() -> str:
+    """The instruction set that the native library chooses here."""
+    path = native.library()
+    assert path is not None
+    function = ctypes.CDLL(str(path)).atom_edge_instruction_set
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()
 
 
 def npm_install(folder: Path) -> Path:
@@ -165,6 +181,24 @@ def export_small(shared: SharedFolder, small_snapshot: Path) -> Callable[..., Pa
         )
 
     return bundle
+
+
+@pytest.fixture(scope="session")
+def sanitized(shared: SharedFolder) -> Path:
+    """A folder with the native library under sanitizers, and its objects.
+
+    Of the instruction sets it has those that run here: the best, and the plain one.
+    """
+
+    def build(folder: Path) -> None:
+        machine, best = builder.find_compiler().machine, f"isa_{best_instruction_set()}"
+        sets = {machine: {best: builder.INSTRUCTION_SETS[machine][best]}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builder, "INSTRUCTION_SETS", sets)
+            patch.setenv("CXXFLAGS", shlex.join(("-O1", "-g1", *SANITIZERS)))
+            builder.build(folder, folder / "objects")
+
+    return shared.once("sanitized", build)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,12 @@ from c_interface import make_bundle, onnxruntime_library
 
 from atom_edge.reference import checkpoint_path
 from atom_edge.runtimes import native
-from atom_edge.runtimes.native import build as builder
 from atom_edge.runtimes.session import AtomSession
+from tests.conftest import SANITIZERS
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 OPTIONS = {"c": {"seed": 1, "max_new_tokens": 64}, "cpp": {"temperature": 0}}
-SANITIZERS = "-fsanitize=address,undefined"
 GENERATIONS = int(os.environ.get("ATOM_EDGE_GENERATIONS", "2000"))
 
 
@@ -83,11 +82,9 @@ def test_generations_hold_no_memory(bundle: Path, tmp_path: Path) -> None:
     assert late - early < 1024
 
 
-def test_under_sanitizers(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = f"-O1 -g1 {SANITIZERS} -fno-sanitize-recover=all"
-    monkeypatch.setenv("CXXFLAGS", flags)
-    library = builder.build(tmp_path, tmp_path / "objects")
-    program = compiled(HERE / "endurance.c", tmp_path / "endurance", library, SANITIZERS)
+def test_under_sanitizers(sanitized: Path, bundle: Path, tmp_path: Path) -> None:
+    library = sanitized / native.library_name()
+    program = compiled(HERE / "endurance.c", tmp_path / "endurance", library, *SANITIZERS)
     leaks = "detect_leaks=1:detect_stack_use_after_return=1"
     done = run(program, bundle, onnxruntime_library(), 200, ASAN_OPTIONS=leaks)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from atom_edge.runtimes.native import build as builder
 
 SOURCE = Path(__file__).parents[3]
 NATIVE = "atom_edge/runtimes/native"
+QUICK = "-O0"  # what is built here computes nothing
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def make_wheel(source: Path, folder: Path, **environment: str) -> Path:
 
 
 def test_a_wheel_is_of_its_platform_and_any_python(source: Path, tmp_path: Path) -> None:
-    wheel = make_wheel(source, tmp_path, ATOM_EDGE_NATIVE="required")
+    wheel = make_wheel(source, tmp_path, ATOM_EDGE_NATIVE="required", CXXFLAGS=QUICK)
     assert re.search(r"-py3-none-(linux|macosx|win)_\w+\.whl$", wheel.name)
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("src/version.cpp", "include/atom_edge.h", native.library_name()):
@@ -77,7 +78,7 @@ def test_without_a_compiler_the_install_works(source: Path, tmp_path: Path) -> N
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"error: The C++ compiler {missing} does not run")
     # What doctor says to do, in the place where it says it.
-    built = run(build)
+    built = run(build, CXXFLAGS=QUICK)
     assert built.returncode == 0, built.stderr
     assert Path(built.stdout.strip()).parent == site / NATIVE
 
@@ -104,14 +105,35 @@ def test_doctor_says_what_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert finding()[0] == "error"
 
 
-def test_what_has_not_changed_is_not_compiled_again(tmp_path: Path) -> None:
-    compiler = builder.find_compiler()
-    library = builder.build(tmp_path / "a", tmp_path / "objects", compiler)
-    objects = {path: path.stat().st_mtime_ns for path in (tmp_path / "objects").rglob("*.o")}
-    assert objects
-    again = builder.build(tmp_path / "a", tmp_path / "objects", compiler)
-    assert again == library
-    assert objects == {path: path.stat().st_mtime_ns for path in objects}
+def test_what_has_not_changed_is_not_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, headers = tmp_path / "src", tmp_path / "include"
+    for file, text in {
+        sources / "one.cpp": "extern int two;\nint one() { return two; }\n",
+        sources / "inner" / "two.cpp": '#include "two.h"\nint two = TWO;\n',
+        headers / "two.h": "#define TWO 2\n",
+    }.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(builder, "SOURCES", sources)
+    monkeypatch.setattr(builder, "HEADERS", headers)
+
+    def build() -> dict[str, int]:
+        library = builder.build(tmp_path / "built", tmp_path / "objects")
+        assert library == tmp_path / "built" / native.library_name()
+        objects = (tmp_path / "objects").rglob("*.o")
+        return {path.name: path.stat().st_mtime_ns for path in objects}
+
+    first = build()
+    assert set(first) == {"one.o", "inner-two.o"}
+    assert build() == first
+    (sources / "one.cpp").touch()
+    second = build()
+    assert {name for name in first if second[name] != first[name]} == {"one.o"}
+    (headers / "two.h").touch()
+    third = build()
+    assert all(third[name] != second[name] for name in second)
 
 
 def test_a_failing_compiler_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
