@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from gpu_rates import rates, rates_table
 
 from atom_edge import AtomSession
 from atom_edge.bundle import open_bundle
@@ -70,6 +71,11 @@ def main() -> None:
     note(f"{batch} sequences")
     steps = race(bench.batches(batch, tokens), arguments.rounds, tokens)
     results["batch"] = {name: batch / step * 1000 for name, step in steps.items()}
+    note("sampling")
+    sizes = (4,) if tiny else (64, 256, 1024, 2048, 4096)
+    results["rates"] = {
+        size: rates(bench.graphs, bench.sessions, bench.prompts, size, tokens) for size in sizes
+    }
     note("prompts")
     results["prefill_ms"] = {
         length: race(bench.prefills(length), arguments.rounds, 1)
@@ -211,15 +217,9 @@ class Bench:
 
             return run
 
-        def session(name: str) -> Callable[[], None]:
-            options: Options = {"max_new_tokens": tokens, "temperature": 0.0}
-            return lambda: self.sessions[name].generate_batch(prompts, **options)
-
         return {
             "tokens left on the device, fp16": ours("fp16"),
             "tokens left on the device, int8": ours("int8"),
-            "AtomSession.generate_batch, fp16": session("fp16"),
-            "AtomSession.generate_batch, int8": session("int8"),
             "transformers generate, fp16": lambda: self._generate(size, tokens),
         }
 
@@ -291,6 +291,8 @@ def markdown(results: dict[str, Any], tokens: int, batch: int) -> str:
         f"| {batch} sequences, {tokens} tokens each | tokens a second |",
         "|---|---:|",
         *(f"| {name} | {rate:,.0f} |" for name, rate in results["batch"].items()),
+        "",
+        *rates_table(results["rates"]),
         "",
         "| prompt to logits, ms | "
         + " | ".join(f"{n} tokens" for n in results["prefill_ms"])

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def open_graph(
 
 
 def find_gpu() -> Gpu | None:
-    """The GPU, to run kernels of our own on; None where there is nothing to compile them with.
+    """The GPU, to run kernels of our own on; None, and a warning, where they cannot be compiled.
 
     Raises:
         ProviderError: if the installed onnxruntime has no CUDA in it.
@@ -95,7 +96,12 @@ def find_gpu() -> Gpu | None:
         onnxruntime.preload_dlls()
     try:
         return Gpu()
-    except ProviderError:
+    except ProviderError as error:
+        warnings.warn(
+            f"Tokens are chosen on the host, which is many times slower for batches: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
 
 
