@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import openai
@@ -33,13 +33,18 @@ class Running:
     Attributes:
         url: without a path.
         process: the command.
+        clients: of it, by key; closed before it ends.
     """
 
     url: str
     process: subprocess.Popen[str]
+    clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        if key not in self.clients:
+            base = f"{self.url}/v1"
+            self.clients[key] = openai.OpenAI(base_url=base, api_key=key, max_retries=0)
+        return self.clients[key]
 
 
 @contextlib.contextmanager
@@ -54,7 +59,10 @@ def serving(bundle: Path, *arguments: str) -> Iterator[Running]:
         line = process.stderr.readline()
         found = re.search(r"http://\S+(?=/v1)", line)
         assert found, line + process.stderr.read()
-        yield Running(found[0], process)
+        running = Running(found[0], process)
+        yield running
+        for client in running.clients.values():
+            client.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
