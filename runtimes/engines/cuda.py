@@ -17,6 +17,7 @@ validated where there is no GPU.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from itertools import count
 from pathlib import Path
@@ -83,6 +84,9 @@ class CudaEngine:
         if gpu is not None and kernels is None:
             kernels = gpu.compile(_CHOOSE.read_bytes(), {"VOCABULARY": self.vocab_size})
         self.kernels = kernels
+        # Whoever runs anything holds it: what another thread began while a step is recorded would
+        # be recorded with it.
+        self.lock = threading.RLock()
         self._spare: dict[int, list[StepBuffers]] = defaultdict(list)
         self._numbers = count(1)
 
@@ -109,10 +113,9 @@ class CudaEngine:
 
     def take(self, batch_size: int) -> StepBuffers:
         """Buffers for `batch_size` sequences: some that were given back, else new ones."""
-        try:
-            return self._spare[batch_size].pop()
-        except IndexError:
-            return StepBuffers(self, batch_size, next(self._numbers))
+        with self.lock:
+            spare = self._spare[batch_size]
+            return spare.pop() if spare else StepBuffers(self, batch_size, next(self._numbers))
 
     def give_back(self, buffers: StepBuffers) -> None:
         """Keep what a cache has no use for any more, for the next one."""
@@ -156,9 +159,9 @@ class StepBuffers:
         self._binding = self._bind(graph)
         self._options = graph.run_options(number)
         self._run = graph.session.run_with_iobinding
-        # To record a step, onnxruntime runs it several times, each of which would find the tokens
-        # that the one before left. So it is done now, over nothing.
-        self.step(np.zeros(batch_size, np.int64))
+        self._last = graph.context_length - 1
+        self._this_thread = threading.local()
+        self.record(np.zeros(batch_size, np.int64))
 
     def _bind(self, graph: CudaEngine) -> onnxruntime.IOBinding:
         binding = graph.session.io_binding()
@@ -175,11 +178,26 @@ class StepBuffers:
             binding.bind_output("likeliest", graph.device, 0, np.int64, shape, place)
         return binding
 
+    def record(self, lengths: NDArray[np.int64]) -> None:
+        """Have the step recorded for this thread, as onnxruntime does for each.
+
+        It runs the step several times, each of which finds the tokens that the one before left.
+        So it is done by itself, at places whose contents the next step writes.
+        """
+        if hasattr(self._this_thread, "recorded"):
+            return
+        tokens = self.token_ids.numpy().copy()
+        self.lengths.update_inplace(np.minimum(lengths, self._last).astype(np.int32))
+        self.run()
+        self.token_ids.update_inplace(tokens)
+        self._this_thread.recorded = True
+
     def step(self, lengths: NDArray[np.int64]) -> None:
         """Run `token_ids` as the tokens at the places `lengths`, int64 `[B]`."""
+        self.record(lengths)
         self.lengths.update_inplace(lengths.astype(np.int32))
         self.run()
 
     def run(self) -> None:
-        """Run `token_ids` as the tokens at the places that `lengths` has."""
+        """Run `token_ids` as the tokens at the places that `lengths` has; `record` comes first."""
         self._run(self._binding, self._options)

@@ -37,9 +37,10 @@ class CudaCache:
 
     def step(self, token_ids: Ids) -> Logits:
         """See `Cache`."""
-        self._step(token_ids, np.ones_like(self.lengths))
-        logits: Logits = self._buffers.logits.numpy()
-        return logits
+        with self._engine.lock:
+            self._step(token_ids, np.ones_like(self.lengths))
+            logits: Logits = self._buffers.logits.numpy()
+            return logits
 
     def step_greedily(self, token_ids: Ids | None, counts: Ids | None = None) -> Ids:
         """See `Cache`.
@@ -50,9 +51,10 @@ class CudaCache:
             counts: see `Cache`.
         """
         counts = np.ones_like(self.lengths) if counts is None else counts
-        self._step(token_ids, counts)
-        likeliest: Ids = self._buffers.token_ids.numpy()[:, 0]
-        return likeliest[counts > 0]
+        with self._engine.lock:
+            self._step(token_ids, counts)
+            likeliest: Ids = self._buffers.token_ids.numpy()[:, 0]
+            return likeliest[counts > 0]
 
     def _step(self, token_ids: Ids | None, counts: Ids) -> None:
         """Step all sequences, but keep those of count 0 where they are.
@@ -73,14 +75,15 @@ class CudaCache:
         batch, tokens = token_ids.shape
         counts = np.full(batch, tokens) if counts is None else counts
         places = last_places(tokens, counts) if places is None else places
-        if tokens == 1 and batch > 1:
-            self._step(token_ids[:, 0], counts)
-            stepped: Logits = self._buffers.logits.numpy()
-            return stepped[places]
-        check_counts(self.lengths, counts, self._engine.context_length)
-        logits = self._prefill_all(token_ids, counts, places)
-        self.lengths += counts
-        return logits
+        with self._engine.lock:
+            if tokens == 1 and batch > 1:
+                self._step(token_ids[:, 0], counts)
+                stepped: Logits = self._buffers.logits.numpy()
+                return stepped[places]
+            check_counts(self.lengths, counts, self._engine.context_length)
+            logits = self._prefill_all(token_ids, counts, places)
+            self.lengths += counts
+            return logits
 
     def _prefill_all(
         self, token_ids: Ids, counts: Ids, places: Ids | None = None, *, leave: bool = False

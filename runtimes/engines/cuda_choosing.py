@@ -81,7 +81,12 @@ class ChoosingCudaCache(CudaCache):
 
     def choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
         """See `ChoosingCache`."""
+        with self._engine.lock:
+            return self._choose(token_ids, counts, choices, steps)
+
+    def _choose(self, token_ids: Ids, counts: Ids, choices: Choices, steps: int) -> Chosen:
         steps = min(steps, int(choices.rooms.max()))
+        self._buffers.record(self.lengths)
         rows = np.flatnonzero(counts)
         most = counts.copy()
         most[rows] += np.minimum(steps, choices.rooms) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,33 @@ def test_used_buffers_are_used_again_and_do_not_show(engine: CudaEngine) -> None
     assert again._buffers is buffers
     np.testing.assert_array_equal(again.append(np.array([IDS[:9]])), before)
     assert engine.new_cache()._buffers is not buffers
+
+
+def test_another_thread_goes_on_with_a_cache(engine: CudaEngine) -> None:
+    prompts = np.array([IDS[:10], IDS[10:20]])
+    cache, other = engine.new_cache(2), engine.new_cache(2)
+    first = cache.append(prompts).argmax(axis=1)
+    other.append(prompts)
+    run, here = other._buffers._run, threading.local()
+
+    def run_as_onnxruntime_does(*arguments: object) -> None:
+        """The first runs in a thread are for the recording."""
+        for _ in range(1 if hasattr(here, "recorded") else 3):
+            run(*arguments)
+        here.recorded = True
+
+    other._buffers._run = run_as_onnxruntime_does
+    found: list[list[int]] = []
+
+    def step() -> None:
+        found.append(other.step_greedily(first).tolist())
+
+    for _ in range(2):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    assert found[0] == cache.step_greedily(first).tolist()
+    assert found[1] == cache.step_greedily(first).tolist()
 
 
 def test_another_graph_is_refused(small_cuda_bundle: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class Model:
     vocab_size, context_length = VOCABULARY, CONTEXT
 
     def __init__(self, logits: NDArray[np.float32]) -> None:
+        self.lock = nullcontext()
         self.batch_size = logits.shape[1]
         self._logits = iter(logits)
         self.cache: list[Value] = []
@@ -76,6 +78,9 @@ class Model:
 
     def copy(self, array: NDArray[Any]) -> Value:
         return Value(array)
+
+    def record(self, lengths: NDArray[np.int64]) -> None:
+        pass
 
     def step(self, lengths: NDArray[np.int64]) -> None:
         self.lengths.update_inplace(lengths)
