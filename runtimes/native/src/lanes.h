@@ -153,36 +153,47 @@ ATOM_EDGE_INLINE Lanes load_bfloat16(const uint16_t* from) {
 #undef PART
 }
 
-// One register's worth of a function of two: lanes i and i + 8, then i + 4, down to kWidth lanes.
+// All lanes by a function of two: lanes i and i + 8, then i + 4, i + 2, i + 1.
 template <typename Function>
-ATOM_EDGE_INLINE Floats fold(Lanes x, [[maybe_unused]] const Function& function) {
+ATOM_EDGE_INLINE float fold(Lanes x, const Function& function) {
+#if defined(__AVX2__)
 #if defined(__AVX512F__)
-  return x.a;
-#elif defined(__AVX2__)
-  return function(x.a, x.b);
+  const __m256 eight =
+      function(_mm512_castps512_ps256(x.a), _mm512_extractf32x8_ps(x.a, 1));
 #else
-  return function(function(x.a, x.c), function(x.b, x.d));
+  const __m256 eight = function(x.a, x.b);
+#endif
+  const __m128 four = function(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = function(four, _mm_movehl_ps(four, four));
+  return function(two, _mm_movehdup_ps(two))[0];
+#else
+  const Floats folded = function(function(x.a, x.c), function(x.b, x.d));
+  return function(function(folded[0], folded[2]), function(folded[1], folded[3]));
 #endif
 }
 
-// Sum of the lanes: i with i + 8, then i + 4, i + 2, i + 1.
 ATOM_EDGE_INLINE float sum(Lanes x) {
-  const Floats folded = fold(x, [](Floats a, Floats b) { return a + b; });
-  float values[kWidth];
-  memcpy(values, &folded, sizeof values);
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++) values[i] += values[i + step];
-  return values[0];
+  return fold(x, [](auto a, auto b) { return a + b; });
 }
 
 ATOM_EDGE_INLINE float largest(Lanes x) {
-  const Floats folded = fold(x, [](Floats a, Floats b) { return larger_part(a, b); });
-  float values[kWidth];
-  memcpy(values, &folded, sizeof values);
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; i++)
-      values[i] = values[i] > values[i + step] ? values[i] : values[i + step];
-  return values[0];
+  return fold(x, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// Sum of integers: in any order, since it is exact.
+ATOM_EDGE_INLINE int32_t sum(const IntegerLanes& x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)x.part[0]);
+#elif defined(__AVX2__)
+  const Integers eight = x.part[0] + x.part[1];
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)eight),
+                               _mm256_extracti128_si256((__m256i)eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+#else
+  const Integers four = (x.part[0] + x.part[1]) + (x.part[2] + x.part[3]);
+  return four[0] + four[1] + four[2] + four[3];
+#endif
 }
 
 // Sum of a[i] * b[i]; the count is a multiple of 16.

@@ -123,12 +123,8 @@ inline void quantize(const float* x, int width, int segment, bool by_row, bool w
       for (int part = 0; part < kParts; part++) total.part[part] += correction(values.part[part]);
       store_values(row, width, i, values, wide);
     }
-    int32_t sums[kLanes];
-    memcpy(sums, &total, sizeof sums);
-    int32_t whole = 0;
-    for (int32_t value : sums) whole += value;
     segments->scale = magnitude / most;
-    segments->correction = whole;
+    segments->correction = sum(total);
   }
 }
 
