@@ -158,8 +158,9 @@ template <typename Function>
 ATOM_EDGE_INLINE float fold(Lanes x, const Function& function) {
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
-  const __m256 eight =
-      function(_mm512_castps512_ps256(x.a), _mm512_extractf32x8_ps(x.a, 1));
+  float values[kLanes];
+  store(values, x);
+  const __m256 eight = function(_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8));
 #else
   const __m256 eight = function(x.a, x.b);
 #endif
@@ -182,12 +183,16 @@ ATOM_EDGE_INLINE float largest(Lanes x) {
 
 // Sum of integers: in any order, since it is exact.
 ATOM_EDGE_INLINE int32_t sum(const IntegerLanes& x) {
+#if defined(__AVX2__)
 #if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)x.part[0]);
-#elif defined(__AVX2__)
-  const Integers eight = x.part[0] + x.part[1];
-  __m128i four = _mm_add_epi32(_mm256_castsi256_si128((__m256i)eight),
-                               _mm256_extracti128_si256((__m256i)eight, 1));
+  __m256i halves[2];
+  memcpy(halves, &x, sizeof halves);
+  const __m256i eight = _mm256_add_epi32(halves[0], halves[1]);
+#else
+  const __m256i eight = (__m256i)(x.part[0] + x.part[1]);
+#endif
+  __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 #else
