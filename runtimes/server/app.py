@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -94,6 +94,7 @@ class Server:
             exception_handlers={
                 AtomEdgeError: _on_error,
                 HTTPException: _on_http_error,
+                ClientDisconnect: _on_gone,
                 Exception: _on_error,
             },
             lifespan=self._lifespan,
@@ -286,6 +287,11 @@ def _as_request_error(error: Exception) -> RequestError:
 
 async def _on_error(_: Request, error: Exception) -> Response:
     return error_response(_as_request_error(error))
+
+
+async def _on_gone(_: Request, __: Exception) -> Response:
+    """A client has gone amid its own request: nobody reads this."""
+    return Response(status_code=_CLIENT_CLOSED)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from atom_edge.errors import AtomEdgeError
+from atom_edge.runtimes.server.connection import Connection
 from atom_edge.runtimes.server.scheduler import Scheduler
 
 # Seconds for which one thread may keep the interpreter from another that wants it. Python's own 5
@@ -90,9 +91,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=drain_seconds,
-        # httptools, where it is installed, bounds no headers, and drops the body of a request that
-        # offers HTTP/2, as those of Java's client do.
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
     )

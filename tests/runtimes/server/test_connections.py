@@ -113,6 +113,13 @@ def test_a_request_is_bounded_and_must_be_json(narrow: Running) -> None:
     assert httpx.get(f"{narrow.url}/nowhere").json()["error"]["message"].endswith('"/nowhere".')
 
 
+def test_a_client_may_go_amid_its_request(narrow: Running) -> None:
+    host, port = narrow.url.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+    assert httpx.get(f"{narrow.url}/health").status_code == 200  # and its log stays empty
+
+
 def test_a_client_may_offer_http2(narrow: Running) -> None:
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAM"}
     answer = httpx.post(f"{narrow.url}/tokenize", json={"prompt": "The"}, headers=offer)
