@@ -8,13 +8,8 @@
 #include <utility>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __shared__ static
+#include "cuda_intrinsics.h"
 
-struct Index {
-  unsigned x;
-};
 static Index threadIdx, blockIdx, blockDim;
 
 class Block {
@@ -76,35 +71,6 @@ Value __shfl_xor_sync(unsigned, Value value, int distance) {
   memcpy(&value, &Block::running()->slots[threadIdx.x ^ distance], sizeof value);
   __syncthreads();
   return value;
-}
-
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
-}
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline int __float_as_int(float value) {
-  int bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-inline float __int_as_float(int bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline unsigned atomicOr(unsigned* address, unsigned bits) {
-  const unsigned old = *address;
-  *address |= bits;
-  return old;
-}
-
-inline int atomicAdd(int* address, int value) {
-  const int old = *address;
-  *address += value;
-  return old;
 }
 
 // A kernel over its arguments as the driver's interface takes them: an address of each.

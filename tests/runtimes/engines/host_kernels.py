@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from atom_edge.runtimes.engines import cuda
 
+KERNELS = Path(cuda.__file__).resolve().parent / "choose.cu"
 # A warp: fewer turns to take.
 _THREADS = 32
 
@@ -21,12 +22,11 @@ class HostKernels:
 
     def __init__(self, vocab_size: int, folder: Path, threads: int = _THREADS) -> None:
         library = folder / f"kernels-{vocab_size}.so"
-        kernels = Path(cuda.__file__).resolve().parent / "choose.cu"
         subprocess.run(
             [
                 *("g++", "-x", "c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"),
                 *("-ffp-contract=off", "-shared", "-fPIC", f"-DVOCABULARY={vocab_size}"),
-                *(f'-DKERNELS="{kernels}"', "-o", str(library)),
+                *(f'-DKERNELS="{KERNELS}"', "-o", str(library)),
                 str(Path(__file__).parent / "cuda_emulator.cpp"),
             ],
             check=True,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from host_kernels import HostKernels
+from host_kernels import KERNELS, HostKernels
 from numpy.typing import NDArray
 
 from atom_edge import AtomSession
@@ -162,6 +163,21 @@ def test_logits_that_are_no_numbers_are_an_error(kernels: HostKernels, damage: f
     cache = ChoosingCudaCache(Model(logits), 2, kernels)  # type: ignore[arg-type]  # stands for it
     with pytest.raises(GenerationError, match="not finite"):
         cache.choose(np.zeros((2, 1), np.int64), np.ones(2, np.int64), choices, 1)
+
+
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            *("g++", "-std=c++20", "-fsanitize=thread", "-ffp-contract=off", "-pthread"),
+            *(f"-DVOCABULARY={VOCABULARY}", f'-DKERNELS="{KERNELS}"', "-o", "races"),
+            str(Path(__file__).parent / "cuda_races.cpp"),
+        ],
+        check=True,
+        cwd=tmp_path,
+    )
+    done = subprocess.run([tmp_path / "races"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(0 <= int(token) < VOCABULARY for token in done.stdout.split())
 
 
 @pytest.fixture(scope="module")
