@@ -38,6 +38,8 @@ COMPILE_FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-fno-math-errno", "-Wall", "-Wextra"),
 )
+# Only kernels gain from -O3; the rest compiles in less time without it.
+_NO_KERNEL = ("-O2",)
 # Files of one instruction set, by name and machine: `isa_avx2.cpp` is compiled on x86_64, with
 # these flags. The other files see ATOM_EDGE_HAS_AVX2 where it is; a compiler too old for the flags
 # leaves it out. `isa_plain.cpp` needs none and is for every machine.
@@ -143,8 +145,8 @@ def build(folder: Path, objects: Path, compiler: Compiler | None = None) -> Path
     library = folder / compiler.library_name
     units = dict(_units(compiler))
     defines = tuple(f"-DATOM_EDGE_HAS_{name.upper()}=1" for name in _compiled_sets(units))
-    common = (*compiler.command, *COMPILE_FLAGS, *defines, f"-I{HEADERS}", f"-I{SOURCES}", *extra)
-    digest = hashlib.sha256(repr((compiler, common)).encode()).hexdigest()[:12]
+    common = (*compiler.command, *COMPILE_FLAGS, *defines, f"-I{HEADERS}", f"-I{SOURCES}")
+    digest = hashlib.sha256(repr((compiler, common, extra)).encode()).hexdigest()[:12]
     kept = objects / f"{compiler.target}-{digest}"
     kept.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def build(folder: Path, objects: Path, compiler: Compiler | None = None) -> Path
         newest = max(newest_header, source.stat().st_mtime_ns)
         if not target.exists() or target.stat().st_mtime_ns <= newest:
             partial = target.with_suffix(".partial")
-            _run([*common, *units[source], "-c", str(source), "-o", str(partial)])
+            _run([*common, *units[source], *extra, "-c", str(source), "-o", str(partial)])
             partial.replace(target)
         return target
 
@@ -175,7 +177,9 @@ def _units(compiler: Compiler) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """The sources for the compiler's target, and the flags of each beyond the common ones."""
     sets = INSTRUCTION_SETS.get(compiler.machine, {})
     for source in sorted(SOURCES.rglob("*.cpp")):
-        if not source.stem.startswith("isa_") or source.stem == _PLAIN:
+        if not source.stem.startswith("isa_"):
+            yield source, _NO_KERNEL
+        elif source.stem == _PLAIN:
             yield source, ()
         elif source.stem in sets and compiler.accepts(sets[source.stem]):
             yield source, sets[source.stem]
