@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +18,13 @@ from atom_edge.errors import ExportError
 from atom_edge.exporters.export import export
 from atom_edge.exporters.passes import fuse, tidy
 from atom_edge.exporters.precision.blocks import quantize
-from atom_edge.exporters.trace import trace
 from atom_edge.judge import judge_graph
 from atom_edge.manifest import Quantization, Role
 from atom_edge.runtimes.engines.portable import PortableEngine, PortableGraph
 from atom_edge.runtimes.providers import open_graph
+
+if TYPE_CHECKING:
+    from tests.conftest import SharedFolder
 
 SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 64}
 PROMPT = "the water cycle is the way"
@@ -41,11 +43,13 @@ LIMITS: dict[str, Any] = {"max_perplexity_ratio": 1.1, "max_kl": 0.05}
         *("llama3", "qwen2", "qwen3", "smollm3"),
     ],
 )
-def test_the_graphs_compute_what_the_class_does(tmp_path: Path, name: str) -> None:
+def test_the_graphs_compute_what_the_class_does(
+    shared: SharedFolder, tmp_path: Path, name: str
+) -> None:
     family, options = (OTHER | COMPUTED)[name]
     theirs = save_random(tmp_path, family, SMALL | options)
     snapshot = open_snapshot(tmp_path)
-    traced = trace(snapshot.decoder)
+    traced = shared.trace(snapshot.decoder)
     engine = engine_of(traced, tmp_path / "model.onnx")
     ids = np.random.default_rng(0).integers(3, 280, (2, 60))
     with torch.no_grad():
