@@ -10,7 +10,6 @@ import contextlib
 import io
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,7 +82,7 @@ def open_graph(
 
 
 def find_gpu() -> Gpu | None:
-    """The GPU, to run kernels of our own on; None, and a warning, where they cannot be compiled.
+    """The GPU, to run kernels of our own on; None where they cannot be compiled.
 
     Raises:
         ProviderError: if the installed onnxruntime has no CUDA in it.
@@ -96,12 +95,7 @@ def find_gpu() -> Gpu | None:
         onnxruntime.preload_dlls()
     try:
         return Gpu()
-    except ProviderError as error:
-        warnings.warn(
-            f"Tokens are chosen on the host, which is many times slower for batches: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    except ProviderError:
         return None
 
 

@@ -18,6 +18,7 @@ validated where there is no GPU.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import defaultdict
 from itertools import count
 from pathlib import Path
@@ -73,6 +74,13 @@ class CudaEngine:
         self.context_length = context_length
         gpu = find_gpu() if device == "cuda" else None
         self.session = open_on_cuda(graph, gpu) if device == "cuda" else open_graph(graph)
+        if device == "cuda" and gpu is None:
+            warnings.warn(
+                "CUDA's compiler cannot be loaded, so that tokens are chosen on the host, which is "
+                "many times slower for batches. Run: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.cache_names = [name for name in inputs if name.startswith("past_key_values.")]
         if not self.cache_names or not {"seqlens_k", "logits_index"} < set(inputs):
