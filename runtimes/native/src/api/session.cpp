@@ -9,7 +9,7 @@ using atom_edge::guarded;
 using atom_edge::require;
 
 struct atom_edge_session {
-    atom_edge::Session inner;
+    atom_edge::session::Session inner;
 };
 
 struct atom_edge_cancellation {
@@ -23,7 +23,7 @@ atom_edge_session *atom_edge_session_open(const char *bundle, const char *onnxru
         require(onnxruntime, "onnxruntime");
         if (threads < 0 || threads > 1024)
             throw atom_edge::Error(ATOM_EDGE_ARGUMENT, "threads is not from 0 to 1024");
-        return new atom_edge_session{atom_edge::Session(bundle, onnxruntime, threads)};
+        return new atom_edge_session{atom_edge::session::Session(bundle, onnxruntime, threads)};
     });
 }
 
@@ -34,9 +34,9 @@ size_t atom_edge_session_context_length(const atom_edge_session *session) {
 }
 
 atom_edge_options atom_edge_options_default(const atom_edge_session *session) {
-    const atom_edge::Defaults standard;
-    const atom_edge::Defaults &defaults = session ? session->inner.defaults() : standard;
-    const atom_edge::Options &options = defaults.options;
+    const atom_edge::session::Defaults standard;
+    const atom_edge::session::Defaults &defaults = session ? session->inner.defaults() : standard;
+    const atom_edge::session::Options &options = defaults.options;
     atom_edge_options result = {};
     result.max_new_tokens = defaults.max_length ? 0 : options.max_new_tokens;
     result.temperature = options.temperature;

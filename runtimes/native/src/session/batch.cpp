@@ -5,7 +5,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -141,4 +141,4 @@ Batch::Result Batch::run(const std::vector<size_t> &rows, const std::vector<int6
     return result;
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

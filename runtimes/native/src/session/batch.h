@@ -8,7 +8,7 @@
 #include "session/graph.h"
 #include "session/options.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 // What `exporters/native.py` says of a graph.
 struct NativeShape {
@@ -67,4 +67,4 @@ class Batch {
     int64_t top_, rated_; // log-probabilities a token: of the likeliest, and of all
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

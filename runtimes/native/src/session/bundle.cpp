@@ -10,7 +10,7 @@
 #include "session/judge.h"
 #include "session/sha256.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -161,4 +161,4 @@ std::string Bundle::take_graph() {
     return take(graph_);
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

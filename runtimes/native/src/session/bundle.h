@@ -7,7 +7,7 @@
 
 #include "text/json.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 class Bundle {
   public:
@@ -36,4 +36,4 @@ class Bundle {
     std::map<std::string, std::string> kept_;
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -155,4 +155,4 @@ void generate(Batch &batch, std::vector<Request> requests, const Options &option
     Generation(batch, std::move(requests), options, end_ids, on_piece, is_cancelled).run();
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -7,7 +7,7 @@
 #include "session/prompt.h"
 #include "text/stream.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 // A prompt and what turns its reply into text.
 struct Request {
@@ -24,4 +24,4 @@ void generate(Batch &batch, std::vector<Request> requests, const Options &option
               const std::function<bool(const atom_edge_piece &)> &on_piece,
               const std::function<bool()> &is_cancelled);
 
-} // namespace atom_edge
+} // namespace atom_edge::session

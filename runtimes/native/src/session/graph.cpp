@@ -16,7 +16,7 @@
 extern "C" atom_edge::ort::Status *RegisterCustomOps(atom_edge::ort::SessionOptions *options,
                                                      const atom_edge::ort::ApiBase *base);
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -223,4 +223,4 @@ void Graph::run(const std::vector<Tensor> &inputs, const std::vector<Tensor> &ou
         names.data() + count, outputs.size(), values.data() + count);
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 enum class Element { f32 = 1, i64 = 7, f64 = 11 }; // onnxruntime's numbers
 
@@ -58,4 +58,4 @@ class Graph {
     std::unique_ptr<Parts> parts_;
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -4,7 +4,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -136,4 +136,4 @@ void judge_native_graph(std::string_view model, const std::string &name) {
     Judge(model, name).model();
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

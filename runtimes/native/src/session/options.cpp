@@ -5,7 +5,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -125,4 +125,4 @@ SpecialIds SpecialIds::read(const json::Value &generation_config, const json::Va
     return {find("bos_token_id"), find("eos_token_id"), find("decoder_start_token_id")};
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

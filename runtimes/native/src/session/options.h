@@ -9,7 +9,7 @@
 #include "atom_edge.h"
 #include "text/json.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 struct Options {
     int64_t max_new_tokens = 128;
@@ -46,4 +46,4 @@ struct SpecialIds {
     static SpecialIds read(const json::Value &generation_config, const json::Value &config);
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -4,7 +4,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -96,4 +96,4 @@ Prompt fit(Ids ids, size_t vocabulary, size_t context_length) {
     return prompt;
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

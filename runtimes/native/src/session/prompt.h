@@ -8,7 +8,7 @@
 #include "session/options.h"
 #include "text/tokenizer.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 struct Prompt {
     std::vector<uint32_t> ids; // at least one, and at most the context's length less one
@@ -35,4 +35,4 @@ class PromptEncoder {
     std::vector<uint32_t> prefix_, beginning_;
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -95,7 +95,7 @@ void Session::generate(const atom_edge_prompt *prompts, size_t count,
         requests.push_back({std::move(prompt), std::move(text), room});
     }
     Batch batch(*graph_, *shape_, options, special_.end, rooms);
-    atom_edge::generate(batch, std::move(requests), options, special_.end, on_piece, is_cancelled);
+    atom_edge::session::generate(batch, std::move(requests), options, special_.end, on_piece, is_cancelled);
 }
 
 std::vector<uint32_t> Session::encode(const atom_edge_prompt &prompt) const {
@@ -106,4 +106,4 @@ std::vector<uint32_t> Session::encode(const atom_edge_prompt &prompt) const {
     return (*prompt_)(std::vector<uint32_t>(prompt.ids, prompt.ids + prompt.id_count));
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

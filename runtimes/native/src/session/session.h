@@ -7,7 +7,7 @@
 #include "session/bundle.h"
 #include "session/generation.h"
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 class Session {
   public:
@@ -35,4 +35,4 @@ class Session {
     Decoding decoding_;
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session

@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 namespace {
 
@@ -140,4 +140,4 @@ std::string Sha256::finish() {
     return digits;
 }
 
-} // namespace atom_edge
+} // namespace atom_edge::session

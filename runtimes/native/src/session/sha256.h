@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace atom_edge {
+namespace atom_edge::session {
 
 class Sha256 {
   public:
@@ -22,4 +22,4 @@ class Sha256 {
     uint64_t size_ = 0;
 };
 
-} // namespace atom_edge
+} // namespace atom_edge::session
