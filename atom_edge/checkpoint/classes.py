@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -97,6 +99,7 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> TorchDecoder:
                 f"transformers refuses {folder / 'config.json'}: {error}"
             ) from error
         refuse_other_models({**config.to_dict(), **raw})
+        _refuse_unread_positions(config, raw)
         tensors = read_tensors(folder)
         _check_size(config, tensors)
         try:
@@ -113,6 +116,30 @@ def open_class(folder: Path, raw: Mapping[str, Any]) -> TorchDecoder:
     _check_weights(report, tensors)
     _check_head(model, tensors)
     return decoder_of(model.eval())
+
+
+def _refuse_unread_positions(config: PretrainedConfig, raw: Mapping[str, Any]) -> None:
+    """Refuse what only transformers 5 reads, where another one would compute something else."""
+    options = raw.get("rope_parameters")
+    if not options or Version(transformers.__version__) >= Version("5"):
+        return
+    computed = {
+        "rope_type": "default",
+        "rope_theta": _first(config, "rope_theta", "rotary_emb_base"),
+        "partial_rotary_factor": _first(config, "partial_rotary_factor", "rotary_pct"),
+    }
+    if not isinstance(options, dict) or any(
+        value is not None and value != computed.get(name) for name, value in options.items()
+    ):
+        raise UnsupportedModelError(
+            f"config.json says rope_parameters = {options!r}, which transformers "
+            f"{transformers.__version__} does not read. Install version 5: "
+            "pip install 'transformers>=5,<6'."
+        )
+
+
+def _first(config: PretrainedConfig, *names: str) -> Any:
+    return next((getattr(config, name) for name in names if hasattr(config, name)), None)
 
 
 def _check_size(config: PretrainedConfig, tensors: Mapping[str, Tensor]) -> None:

@@ -47,7 +47,7 @@ def rotary_scaling(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     stated = {name: _scaling(name, raw) for name in OPTIONS if raw.get(name) not in (None, {})}
     if raw.get("rotary_scaling") is not None:  # AtomConfig's own name
-        stated["rotary_scaling"] = dict(raw["rotary_scaling"])
+        stated["rotary_scaling"] = dict(_options("rotary_scaling", raw))
     found = list(stated.values())
     if any(scaling != found[0] for scaling in found):
         both = ", ".join(f"{name} = {raw[name]!r}" for name in stated)
@@ -55,17 +55,22 @@ def rotary_scaling(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _scaling(name: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+def _options(name: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     options = raw[name]
     if not isinstance(options, dict):
         raise SnapshotError(f"config.json says {name} = {options!r}; an object is expected.")
+    return options
+
+
+def _scaling(name: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    options = _options(name, raw)
     nested = [key for key, value in options.items() if isinstance(value, dict)]
     if nested:
         raise UnsupportedModelError(
             f"config.json has rotary positions of their own for {', '.join(nested)} ({name}); "
             "AtomForCausalLM computes the same ones in all layers."
         )
-    kinds = {options[key] for key in ("rope_type", "type") if options.get(key) is not None}
+    kinds = {str(options[key]) for key in ("rope_type", "type") if options.get(key) is not None}
     ignored = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
     rest = {
         key: value for key, value in options.items() if key not in ignored and value is not None

@@ -76,6 +76,31 @@ def test_statements_of_positions_that_differ_are_an_error(
         open_snapshot(qwen3)
 
 
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters", "rotary_scaling"])
+@pytest.mark.parametrize("stated", [3, "linear", ["linear"]])
+def test_positions_of_another_form_are_an_error(qwen3: Path, name: str, stated: Any) -> None:
+    change_config(qwen3, **{"rope_parameters": None, name: stated})
+    with pytest.raises(SnapshotError, match=f"{name} = .*an object is expected"):
+        open_snapshot(qwen3)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"rope_type": ["linear"]},
+        {"full_attention": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_type": "nonesuch", "factor": 2.0},
+    ],
+)
+def test_no_class_runs_with_positions_that_it_does_not_read(
+    qwen3: Path, stated: dict[str, Any]
+) -> None:
+    """transformers 4 leaves `rope_parameters` aside and would take plain positions."""
+    change_config(qwen3, rope_theta=None, rope_parameters=stated)
+    with pytest.raises(SnapshotError, match="rope_parameters"):
+        open_snapshot(qwen3)
+
+
 def test_the_rotary_base_inside_counts_where_none_is_outside(qwen3: Path) -> None:
     change_config(qwen3, rope_theta=None, rope_parameters={"rope_theta": 5e5})
     assert open_snapshot(qwen3).config.rope_theta == 5e5
