@@ -30,7 +30,7 @@ COMMANDS = sorted(
     {
         line.split("#")[0].split("&&")[-1].strip()
         for page in PAGES
-        for line in page.read_text(encoding="utf-8").splitlines()
+        for line in re.sub(r"\\\n +", "", page.read_text(encoding="utf-8")).splitlines()
         if re.match(r"    (.*(&&|\|) )?(.venv/bin/)?atom-edge \w", line)
     }
 )
